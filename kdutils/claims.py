@@ -1,0 +1,175 @@
+"""Claims: sentences with a measured value, its interval, a band, and a verdict; and the file that keeps them."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from kdutils import store
+from kdutils.training import Run
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence that a measurement can contradict.
+
+    Args:
+        id: short and unique in the book.
+        sentence: what is claimed, without numbers that the band does not fix.
+        value: what was measured.
+        interval: its interval over seeds (low, high).
+        band: where the value has to lie (low, high), ends included; fixed before looking.
+        unit: what the value counts.
+        bound: the value is only a lower bound (some runs it is made from did not finish).
+    """
+
+    id: str
+    sentence: str
+    value: float
+    interval: tuple[float, float]
+    band: tuple[float, float]
+    unit: str = ""
+    bound: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """"holds" where the whole interval lies in the band, "fails" where none of it does, else "unclear"."""
+        low, high = self.interval
+        if any(math.isnan(v) for v in (self.value, low, high)):
+            return "unclear"
+        if self.band[0] <= low and high <= self.band[1]:
+            return "holds"
+        return "fails" if high < self.band[0] or low > self.band[1] else "unclear"
+
+
+def verdicts(claims: Sequence[Claim]) -> None:
+    """Print one line a claim, without numbers: the same in every profile where the claims hold."""
+    for claim in claims:
+        print(f"{claim.verdict:>7}  {claim.id}: {claim.sentence}")
+
+
+class Box:
+    """The "What you should see" table, for a notebook (HTML) or a terminal."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self.rows = [(c.sentence, _measured(c), _band(c), c.verdict) for c in claims]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{verdict}: {sentence} Measured {value}; band {band}." for sentence, value, band, verdict in self.rows)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th scope='col'>{h}</th>" for h in ("Claim", "Measured [90 % interval]", "Band", "Verdict"))
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        return f"<table class='kd-claims'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _number(value: float) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _measured(claim: Claim) -> str:
+    low, high = (_number(v) for v in claim.interval)
+    return f"{'≥ ' if claim.bound else ''}{_number(claim.value)}{claim.unit} [{low}, {high}]"
+
+
+def _band(claim: Claim) -> str:
+    low, high = claim.band
+    if math.isinf(high):
+        return f"≥ {_number(low)}{claim.unit}"
+    return f"≤ {_number(high)}{claim.unit}" if math.isinf(low) else f"{_number(low)} to {_number(high)}{claim.unit}"
+
+
+def results_path(chapter: str, profile: str) -> Path:
+    """`results/PROFILE/CHAPTER.json` under the working directory, or under `$KDUTILS_RESULTS`."""
+    return Path(os.environ.get("KDUTILS_RESULTS", "results")) / profile / f"{chapter}.json"
+
+
+def publish(
+    chapter: str, settings: SimpleNamespace, claims: Sequence[Claim], runs: Mapping[str, Run], measured: Mapping[str, Any]
+) -> Box:
+    """Write the chapter's numbers, with where they came from, and return the table to show.
+
+    Args:
+        runs: the runs the chapter used, by name.
+        measured: other numbers the chapter shows, by name.
+    """
+    record = {
+        "chapter": chapter,
+        "settings": vars(settings),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "kdutils source": store.source_hash()[:12]},
+        "cost": cost(runs),
+        "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in claims],
+        "measured": measured,
+        "runs": {name: _summary(run) for name, run in runs.items()},
+    }
+    path = results_path(chapter, settings.profile)
+    text = json.dumps(_finite(record), indent=1, ensure_ascii=False) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        file.write(text)
+    os.replace(file.name, path)
+    return Box(claims)
+
+
+def cost(runs: Mapping[str, Run]) -> dict[str, Any]:
+    """Seconds and peak memory of the training a chapter rests on, and the device."""
+    return {
+        "seconds": round(sum(run.seconds for run in runs.values()), 1),
+        "peak memory, bytes": max((run.peak_memory for run in runs.values()), default=0),
+        "device": next((run.device for run in runs.values()), "none"),
+    }
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    return {
+        "key": run.key, "seconds": round(run.seconds, 2), "device": run.device, "budget, samples": run.budget,
+        "stages": [list(stage) for stage in run.stages], "seeds": run.students.seeds,
+        "learning rates": run.students.learning_rates, "flops": run.flops[-1],
+        "final accuracy": [round(float(a), 4) for a in run.accuracy[-1]],
+    }  # fmt: skip
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: write it as a word."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if hasattr(value, "item"):
+        return _finite(value.item())
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class CostBox:
+    """What running a chapter took when its results were last recorded."""
+
+    def __init__(self, chapter: str, settings: SimpleNamespace) -> None:
+        path = results_path(chapter, settings.profile)
+        self.text = f"Not measured here yet: run the chapter once at the {settings.profile} profile."
+        if path.exists():
+            spent = json.loads(path.read_text(encoding="utf-8"))["cost"]
+            minutes, memory = spent["seconds"] / 60, spent["peak memory, bytes"] / 2**30
+            self.text = (
+                f"Measured cost of all training this chapter rests on, at the {settings.profile} profile: "
+                f"{minutes:.1f} minutes and {memory:.1f} GiB of memory on one device ({spent['device']}). "
+                "Runs shared with other chapters are trained once and kept."
+            )
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        return f"<p class='kd-cost'>{html.escape(self.text)}</p>"

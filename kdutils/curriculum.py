@@ -1,0 +1,127 @@
+"""A curriculum is a list of stages; a stage is a signal and a number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from kdutils.projections import Projection, gaussian
+from kdutils.signals import Hidden, Labels, Output, Regressed, Signal, WeightedSum
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Match `signal` for `steps` optimiser steps; None, in the last stage only, is whatever the budget leaves."""
+
+    signal: Signal
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """A named list of stages. Printing one shows it as a table.
+
+    >>> print(Curriculum("labels", (Stage(Labels()),)))
+    labels
+      stage  steps  the student matches
+          1   rest  labels
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("a curriculum needs at least one stage")
+        for number, stage in enumerate(self.stages, 1):
+            last = number == len(self.stages)
+            if stage.steps is None and not last:
+                raise ValueError(f"stage {number} of {self.name!r} needs a number of steps: only the last may be open")
+            if stage.steps is not None and stage.steps < 1:
+                raise ValueError(f"stage {number} of {self.name!r} has {stage.steps} steps; it needs at least one")
+
+    def lengths(self, total: int) -> list[int]:
+        """Steps of each stage when the budget is `total`.
+
+        Raises:
+            ValueError: when the fixed stages do not fit, or leave nothing for an open last one.
+        """
+        *first, last = [stage.steps for stage in self.stages]
+        lengths = [*first, total - sum(first) if last is None else last]
+        if lengths[-1] < 1 or sum(lengths) > total:
+            needed = sum(first) + (last or 1)
+            raise ValueError(f"{self.name!r} needs at least {needed} steps; the budget is {total}")
+        return lengths
+
+    def __str__(self) -> str:
+        rows = [("stage", "steps", "the student matches")]
+        rows += [(str(i), "rest" if s.steps is None else f"{s.steps:,}", str(s.signal)) for i, s in enumerate(self.stages, 1)]
+        width = max(len(row[1]) for row in rows)
+        return "\n".join([self.name, *(f"  {a:>5}  {b:>{width}}  {c}" for a, b, c in rows)])
+
+
+def from_labels(name: str = "labels") -> Curriculum:
+    """No teacher: cross-entropy on the labels."""
+    return Curriculum(name, (Stage(Labels()),))
+
+
+def one_shot(teacher: nn.Module, teacher_temperature: float = 1.0, name: str = "one-shot") -> Curriculum:
+    """The final teacher's output from the first step to the last."""
+    return Curriculum(name, (Stage(Output(teacher, teacher_temperature)),))
+
+
+def progressive(
+    checkpoints: Mapping[str, nn.Module], teacher: nn.Module, steps: int, name: str = "progressive"
+) -> Curriculum:
+    """Each checkpoint's output in turn for `steps` steps, then the final teacher's (Panigrahi et al., 2025).
+
+    Args:
+        checkpoints: earlier states of the teacher under the names to show, in order.
+        teacher: its final state.
+    """
+    early = (Stage(Output(network, name=label), steps) for label, network in checkpoints.items())
+    return Curriculum(name, (*early, Stage(Output(teacher))))
+
+
+def extracted(
+    teacher: nn.Module,
+    layers: Sequence[tuple[str, str]] = (("act", "hidden"),),
+    steps: int = 500,
+    projection: Projection = gaussian,
+    hidden_teacher: nn.Module | None = None,
+    name: str = "extraction",
+) -> Curriculum:
+    """Curriculum extraction: projections of the final teacher's hidden layers in turn, then its output.
+
+    Our reading of the abstract of Gupta and Karmalkar (2025); see the chapter for the choices we made.
+
+    Args:
+        layers: (teacher's path, student's path) of each hidden stage, lowest layer first.
+        steps: optimiser steps of each hidden stage.
+        hidden_teacher: read the hidden layers of this network instead -- an untrained one is the control.
+    """
+    source, label = (teacher, "final teacher") if hidden_teacher is None else (hidden_teacher, "another network")
+    hidden = (Stage(Hidden(source, t, s, projection, label), steps) for t, s in layers)
+    return Curriculum(name, (*hidden, Stage(Output(teacher))))
+
+
+def fitnets(
+    teacher: nn.Module, layer: str = "act", student_layer: str = "act", steps: int = 500, name: str = "FitNets"
+) -> Curriculum:
+    """Two stages (Romero et al., 2015): the hidden layer through a learned regressor, then the output."""
+    return Curriculum(name, (Stage(Regressed(teacher, layer, student_layer), steps), Stage(Output(teacher))))
+
+
+def joint(
+    teacher: nn.Module,
+    weight: float,
+    layer: str = "act",
+    student_layer: str = "act",
+    projection: Projection = gaussian,
+    name: str = "joint",
+) -> Curriculum:
+    """One stage: the output, plus `weight` times the projected hidden layer, throughout."""
+    hidden = Hidden(teacher, layer, student_layer, projection)
+    return Curriculum(name, (Stage(WeightedSum(((1.0, Output(teacher)), (weight, hidden)))),))

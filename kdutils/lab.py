@@ -1,0 +1,68 @@
+"""The setting that the parity chapters share: one task, one teacher, students that differ only in curriculum."""
+
+from __future__ import annotations
+
+from functools import partial
+from types import SimpleNamespace
+
+from torch import nn
+
+from kdutils import curriculum, stats
+from kdutils.curriculum import Curriculum
+from kdutils.ensemble import Ensemble
+from kdutils.models import MLP
+from kdutils.parity import SparseParity
+from kdutils.store import Store
+from kdutils.training import Run, train
+
+THRESHOLD = 0.95  # "solved": held-out accuracy
+DONE = 0.99  # a run stops once all its members are here
+
+
+class ParityLab:
+    """Everything a parity chapter needs, from its settings (`kdutils.profiles`).
+
+    Attributes:
+        task: the sparse parity.
+        runs: the store that all runs go through.
+        used: the runs asked for so far, by name: what the chapter's cost is made of.
+    """
+
+    def __init__(self, settings: SimpleNamespace, runs: Store | None = None) -> None:
+        self.settings = settings
+        self.task = SparseParity(settings.d, settings.k)
+        self.runs = Store() if runs is None else runs
+        self.used: dict[str, Run] = {}
+
+    def teacher(self) -> Run:
+        """The wide teacher, learned from labels, with its checkpoints."""
+        s = self.settings
+        make = partial(MLP, s.d, s.teacher_width)
+        ensemble = Ensemble(make, [0], [s.teacher_learning_rate], s.device)
+        run = self._train(ensemble, curriculum.from_labels("teacher"), s.teacher_steps, s.keep_every)
+        if run.accuracy[-1, 0] < THRESHOLD:
+            raise RuntimeError(
+                f"the teacher reached only {run.accuracy[-1, 0]:.2f} in {s.teacher_steps} steps: raise teacher_steps, "
+                "or make the task easier (smaller k or d)"
+            )
+        return run
+
+    def untrained_teacher(self) -> nn.Module:
+        """A network of the teacher's shape that has learned nothing: the control."""
+        s = self.settings
+        return Ensemble(partial(MLP, s.d, s.teacher_width), [1], [1.0], s.device).member(0)
+
+    def arm(self, plan: Curriculum) -> stats.Arm:
+        """Train students of every learning rate and seed through `plan`; choose the rate on the tuning seeds."""
+        s = self.settings
+        make = partial(MLP, s.d, s.student_width)
+        students = Ensemble(make, [*s.tuning_seeds, *s.seeds], s.learning_rates, s.device)
+        return stats.Arm.tuned(self._train(students, plan, s.steps), THRESHOLD, s.tuning_seeds)
+
+    def _train(self, students: Ensemble, plan: Curriculum, steps: int, keep_every: int | None = None) -> Run:
+        s = self.settings
+        self.used[plan.name] = run = train(
+            students, self.task, plan, steps=steps, batch=s.batch, evaluate_every=s.evaluate_every, until=DONE,
+            keep_every=keep_every, runs=self.runs,
+        )  # fmt: skip
+        return run

@@ -1,0 +1,111 @@
+"""The book's figures: one palette, one style. They read runs and tables, and never train."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from kdutils.curriculum import Curriculum
+from kdutils.stats import Arm
+
+# Okabe and Ito's colours (2008), told apart with any colour vision; dashes and markers tell them apart without.
+COLOURS = {
+    "labels": "#767676", "one-shot": "#D55E00", "progressive": "#0072B2", "extraction": "#009E73",
+    "untrained": "#CC79A7", "teacher": "#000000",
+}  # fmt: skip
+DASHES = {"labels": (0, (1, 1)), "one-shot": (0, (5, 1.5)), "progressive": (0, (5, 1, 1, 1)), "untrained": (0, (3, 1, 1, 1, 1, 1))}
+_SPARE = ("#E69F00", "#56B4E9", "#882255", "#117733", "#332288")
+SIZE = (7.2, 4.0)  # inches: fits the page, and is still legible scaled to a phone
+
+
+def style() -> None:
+    """Set matplotlib's defaults to the book's: white background in every theme, large type, quiet axes."""
+    plt.rcParams.update({
+        "figure.figsize": SIZE, "figure.dpi": 110, "savefig.dpi": 110, "figure.facecolor": "white",
+        "axes.facecolor": "white", "figure.constrained_layout.use": True, "font.size": 12, "axes.titlesize": 12.5,
+        "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "grid.alpha": 0.25, "lines.linewidth": 2.2, "legend.frameon": False,
+    })  # fmt: skip
+
+
+def colour(name: str, spare: int = 0) -> str:
+    """The colour of a method; others get one of the spare ones."""
+    return COLOURS.get(name, _SPARE[spare % len(_SPARE)])
+
+
+def curves(arms: Mapping[str, Arm], axis: str = "samples", ax: Axes | None = None) -> Axes:
+    """Held-out accuracy against samples or FLOPs: the median over seeds, and every seed as a thin line.
+
+    A run that stopped early because all its members had finished is continued as a flat thin line.
+    """
+    ax = plt.gca() if ax is None else ax
+    end = max(getattr(arm.run, axis)[-1] for arm in arms.values())
+    for index, (name, arm) in enumerate(arms.items()):
+        x, shade, dash = getattr(arm.run, axis), colour(name, index), DASHES.get(name, "-")
+        ax.plot(x, arm.accuracy, color=shade, lw=0.7, alpha=0.35)
+        median = np.median(arm.accuracy, 1)
+        ax.plot(x, median, color=shade, ls=dash, label=name)
+        ax.plot([x[-1], end], [median[-1]] * 2, color=shade, lw=0.7, alpha=0.6)
+    ax.set(xlabel=_AXES[axis], ylabel="held-out accuracy", ylim=(0.45, 1.02))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return ax
+
+
+_AXES = {"samples": "training samples", "flops": "floating-point operations, teacher's forward passes included"}
+
+
+def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: Axes | None = None) -> Axes:
+    """Samples (or FLOPs) to `threshold`: a dot a seed, the median as a bar; unfinished seeds as arrows at the budget."""
+    ax = plt.gca() if ax is None else ax
+    for row, (name, arm) in enumerate(arms.items()):
+        found, shade = arm.times(threshold, axis), colour(name, row)
+        done = np.isfinite(found.values)
+        ax.plot(found.values[done], np.full(done.sum(), row), "o", color=shade, alpha=0.8, ms=7)
+        if not done.all():
+            ax.plot([found.limit], [row], ">", color=shade, ms=10, mfc="none", mew=2)
+            ax.annotate(f"{(~done).sum()} of {len(done)} not finished", (found.limit, row), (-10, 9), ha="right",
+                        textcoords="offset points", fontsize=10, color=shade)  # fmt: skip
+        if np.isfinite(found.median):
+            ax.plot([found.median] * 2, [row - 0.28, row + 0.28], color=shade, lw=3)
+    ax.set(yticks=range(len(arms)), yticklabels=list(arms), xscale="log", xlabel=f"{_AXES[axis]} to {threshold:.0%}")
+    ax.set_ylim(len(arms) - 0.4, -0.6)
+    return ax
+
+
+def stems(values: Sequence[float], support: Sequence[int], ax: Axes | None = None, label: str = "", floor: float = 0.0) -> Axes:
+    """One coefficient a bit, the support picked out; `floor` is drawn as the band of sampling noise."""
+    ax = plt.gca() if ax is None else ax
+    values = np.asarray(values)
+    inside = np.isin(np.arange(len(values)), list(support))
+    if floor:
+        ax.axhspan(0, floor, color="#999999", alpha=0.3, lw=0, label="sampling noise")
+    ax.bar(np.flatnonzero(~inside), values[~inside], color=COLOURS["labels"], width=0.7, label="off the support")
+    ax.bar(np.flatnonzero(inside), values[inside], color=COLOURS["one-shot"], width=0.7, label="on the support")
+    ax.set(xlabel="bit", title=label)
+    return ax
+
+
+def timeline(plans: Sequence[Curriculum], steps: int, ax: Axes | None = None) -> Axes:
+    """Curricula as bars, one segment a stage, to scale in steps."""
+    ax = plt.gca() if ax is None else ax
+    for row, plan in enumerate(plans):
+        start = 0
+        for index, (stage, length) in enumerate(zip(plan.stages, plan.lengths(steps), strict=True)):
+            ax.barh(row, length, left=start, height=0.42, color=colour(plan.name, row), alpha=1 - 0.45 * (index % 2), ec="white")
+            offset, align = ((0, -0.3) if index % 2 == 0 else (0, 0.42))[1], "left"
+            ax.text(start, row + offset, f"{index + 1}. {stage.signal}", ha=align, va="bottom" if offset < 0 else "center", fontsize=9.5)
+            start += length
+    ax.set(yticks=range(len(plans)), yticklabels=[plan.name for plan in plans], xlabel="optimiser step", xlim=(0, steps))
+    ax.set_ylim(len(plans) - 0.4, -0.7)
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def save(figure: Figure, path: str) -> None:
+    """Save a figure with nothing in the file that changes from run to run."""
+    figure.savefig(path, metadata={"Software": None}, dpi=150)

@@ -1,0 +1,64 @@
+"""Matrices that bring a teacher's hidden state down to the student's width.
+
+Each function takes the teacher's hidden states on a calibration sample (n, teacher_width), the student's
+width and a generator, and returns a fixed matrix P (width, teacher_width): the target is `P h`. The random
+ones read nothing from the sample but its width. All are scaled so that the entries of `P h` have about the
+mean square of the entries of `h`, up to the correlations between neurons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+Projection = Callable[[torch.Tensor, int, torch.Generator], torch.Tensor]
+
+
+def _at_most(hidden: torch.Tensor, width: int, what: str) -> int:
+    teacher_width = hidden.shape[-1]
+    if width > teacher_width:
+        raise ValueError(
+            f"{what} cannot make {width} outputs from a teacher layer of {teacher_width}: "
+            "take a narrower student layer, or the gaussian projection"
+        )
+    return teacher_width
+
+
+def gaussian(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
+    """Independent N(0, 1/teacher_width) entries."""
+    shape = (width, hidden.shape[-1])
+    return torch.randn(shape, generator=generator, device=hidden.device) / shape[1] ** 0.5
+
+
+def rademacher(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
+    """Independent signs over sqrt(teacher_width)."""
+    shape = (width, hidden.shape[-1])
+    bits = torch.empty(shape, device=hidden.device).random_(0, 2, generator=generator)
+    return (2 * bits - 1) / shape[1] ** 0.5
+
+
+def orthonormal(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
+    """Orthonormal rows spanning a uniformly random subspace (QR of a Gaussian matrix, signs fixed)."""
+    teacher_width = _at_most(hidden, width, "an orthonormal projection")
+    draw = torch.randn(teacher_width, width, generator=generator, device=hidden.device)
+    q, r = torch.linalg.qr(draw)
+    return (q * r.diagonal().sign()).T.contiguous()
+
+
+def neurons(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
+    """A random subset of the teacher's neurons, unmixed."""
+    teacher_width = _at_most(hidden, width, "a neuron subset")
+    chosen = torch.randperm(teacher_width, generator=generator, device=hidden.device)[:width]
+    return torch.eye(teacher_width, device=hidden.device)[chosen]
+
+
+def pca(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
+    """The leading principal directions of the sample (rows orthonormal, by falling variance)."""
+    _at_most(hidden, width, "PCA")
+    if hidden.shape[0] <= width:
+        raise ValueError(f"PCA to {width} outputs needs more than {width} calibration samples, got {hidden.shape[0]}")
+    centred = hidden - hidden.mean(0)
+    rows = torch.linalg.svd(centred, full_matrices=False).Vh[:width]
+    largest = rows.abs().argmax(1, keepdim=True)  # the sign of a singular vector is arbitrary: fix it
+    return rows * rows.gather(1, largest).sign()

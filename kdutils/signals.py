@@ -1,0 +1,250 @@
+"""What a student can be asked to match: labels, a teacher's output, a projection of its hidden layer.
+
+A signal is plain data. At the start of its stage `bind` makes it concrete for one ensemble: it reads a
+calibration sample, draws its projections, and returns what the training loop needs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kdutils import models, seeding
+from kdutils.ensemble import Ensemble
+from kdutils.projections import Projection, gaussian
+
+
+@dataclass
+class Bound:
+    """A signal tied to one ensemble.
+
+    Attributes:
+        reads: paths of the student's modules whose outputs the loss needs.
+        target: (x, y) with one batch a seed -> target (seeds, batch, ...); no gradient flows into it.
+        loss: ({path: (members, batch, ...)}, target spread to members) -> one loss a member (members,).
+        parameters: the signal's own trainable tensors, members first (a learned regressor has some).
+        tensors: fixed tensors worth recording (projections), seeds first.
+    """
+
+    reads: tuple[str, ...]
+    target: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    loss: Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Signal(Protocol):
+    """Anything with `bind`; a new method is a new signal."""
+
+    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+        """Tie the signal to `students`; `x` (seeds, n, ...) is a calibration sample for each seed."""
+        ...
+
+
+def distillation_loss(
+    student_logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    teacher_temperature: float = 1.0,
+    student_temperature: float = 1.0,
+) -> torch.Tensor:
+    r"""$T_s^2 \, \mathrm{KL}(\mathrm{softmax}(z_t / T_t) \,\|\, \mathrm{softmax}(z_s / T_s))$, in nats.
+
+    The one distillation loss of this package; other conventions are special cases of it.
+    `T_t = T_s = T` is Hinton et al.'s (2015): both tempered, times T squared. `T_s = 1` tempers the
+    teacher only, as the public code of Panigrahi et al. (2025) does; `T_t -> 0` then gives argmax labels.
+
+    Args:
+        student_logits: (..., batch, classes).
+        teacher_logits: the same shape, or one that broadcasts to it.
+
+    Returns:
+        (...): summed over classes, averaged over the batch dimension only.
+
+    >>> z = torch.tensor([[0.3, -1.2]])
+    >>> distillation_loss(z, z).item(), distillation_loss(z, z + 5, 2.0, 2.0).item()
+    (0.0, 0.0)
+    """
+    teacher = F.log_softmax(teacher_logits / teacher_temperature, -1)
+    student = F.log_softmax(student_logits / student_temperature, -1)
+    divergence = (teacher.exp() * (teacher - student)).sum(-1)
+    return student_temperature**2 * divergence.mean(-1)
+
+
+def _frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
+    """A private copy in eval mode, so that a later `teacher.train()` elsewhere cannot reach a running stage."""
+    return copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def _read(teacher: nn.Module, x: torch.Tensor, path: str) -> torch.Tensor:
+    """The teacher's module at `path` on inputs (seeds, batch, ...); its pass stops there."""
+    return models.outputs_at(teacher, x.flatten(0, 1), (path,))[path].unflatten(0, x.shape[:2])
+
+
+def _standardiser(sample: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Centre every unit and divide all by one root mean square, both taken from a sample (seeds, n, units)."""
+    mean = sample.mean(1, keepdim=True)
+    scale = (sample - mean).square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-12)
+    return lambda h: (h - mean) / scale
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The task's own labels; cross-entropy."""
+
+    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+        def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+            logits = values[models.OUTPUT]
+            flat = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none")
+            return flat.view(len(students), -1).mean(1)
+
+        return Bound((models.OUTPUT,), lambda x, y: y, loss)
+
+    def __str__(self) -> str:
+        return "labels"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A teacher's output distribution; see `distillation_loss` for the two temperatures."""
+
+    teacher: nn.Module
+    teacher_temperature: float = 1.0
+    student_temperature: float = 1.0
+    name: str = "final teacher"
+
+    def __post_init__(self) -> None:
+        if min(self.teacher_temperature, self.student_temperature) <= 0:
+            raise ValueError("temperatures must be positive; for argmax labels use a small one, such as 1e-3")
+
+    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+        teacher = _frozen(self.teacher, students.device)
+        temperatures = self.teacher_temperature, self.student_temperature
+
+        def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+            return distillation_loss(values[models.OUTPUT].flatten(1, -2), target.flatten(1, -2), *temperatures)
+
+        return Bound((models.OUTPUT,), lambda x, y: _read(teacher, x, models.OUTPUT), loss)
+
+    def __str__(self) -> str:
+        return f"output of {self.name}"
+
+
+@dataclass(frozen=True)
+class Hidden:
+    r"""A fixed projection of one of the teacher's hidden layers: $\frac12 E \| h_S - (P h_T - \mu) / s \|^2$.
+
+    P is drawn once a seed. On the calibration sample each target is centred ($\mu$, a vector) and all are
+    divided by one number ($s$, the root mean square), so that the scale of the teacher does not matter.
+
+    Args:
+        teacher: any network; `layer` the path of the module to read (`hidden` and `act` of an `MLP` are the
+            hidden layer before and after its ReLU).
+        student_layer: the path of the student's module that has to match.
+        projection: a function of `kdutils.projections`.
+    """
+
+    teacher: nn.Module
+    layer: str = "act"
+    student_layer: str = "hidden"
+    projection: Projection = gaussian
+    name: str = "final teacher"
+
+    def __post_init__(self) -> None:
+        models.module_at(self.teacher, self.layer)
+
+    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+        teacher = _frozen(self.teacher, students.device)
+        hidden = _read(teacher, x, self.layer).flatten(1, -2)
+        width = students.width_at(self.student_layer, x)
+        projection = torch.stack([
+            self.projection(h, width, seeding.generator(seed, "projection", self.layer, device=h.device))
+            for h, seed in zip(hidden, students.seeds, strict=True)
+        ])
+        standardise = _standardiser(hidden @ projection.mT)
+
+        def target(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            h = _read(teacher, x, self.layer)
+            flat = standardise(h.flatten(1, -2) @ projection.mT)
+            return flat.view(*h.shape[:-1], width)
+
+        def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+            return 0.5 * (values[self.student_layer] - target).square().sum(-1).flatten(1).mean(1)
+
+        return Bound((self.student_layer,), target, loss, tensors={"projection": projection})
+
+    def __str__(self) -> str:
+        return f"{self.projection.__name__} projection of `{self.layer}` of {self.name}"
+
+
+@dataclass(frozen=True)
+class Regressed:
+    r"""FitNets' hint (Romero et al., 2015): a linear map from student to teacher is learned beside the student.
+
+    $\frac{m_S}{2} E \, \mathrm{mean}((R h_S + r - (h_T - \mu) / s)^2)$: the mean over the teacher's neurons,
+    times the student's width so that the size of the gradient is that of `Hidden`. The map starts at
+    N(0, 1/m_S), is trained at the member's own learning rate and thrown away with the stage.
+    """
+
+    teacher: nn.Module
+    layer: str = "act"
+    student_layer: str = "act"
+    name: str = "final teacher"
+
+    def __post_init__(self) -> None:
+        models.module_at(self.teacher, self.layer)
+
+    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+        teacher = _frozen(self.teacher, students.device)
+        sample = _read(teacher, x, self.layer).flatten(1, -2)
+        standardise = _standardiser(sample)
+        width, teacher_width = students.width_at(self.student_layer, x), sample.shape[-1]
+        maps = torch.stack([
+            torch.randn(width, teacher_width, generator=seeding.generator(seed, "regressor", device=x.device), device=x.device)
+            for seed in students.seeds
+        ])  # fmt: skip
+        regressor = students.spread(maps / width**0.5).clone().requires_grad_(True)
+        offset = torch.zeros(len(students), 1, teacher_width, device=x.device, requires_grad=True)
+
+        def target(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return standardise(_read(teacher, x, self.layer).flatten(1, -2))
+
+        def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+            guess = torch.baddbmm(offset, values[self.student_layer].flatten(1, -2), regressor)
+            return 0.5 * width * (guess - target).square().mean((1, 2))
+
+        return Bound((self.student_layer,), target, loss, parameters={"regressor": regressor, "offset": offset})
+
+    def __str__(self) -> str:
+        return f"`{self.layer}` of {self.name} through a learned regressor"
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """Several signals at once, each loss times its weight."""
+
+    terms: tuple[tuple[float, Signal], ...]
+
+    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+        bounds = [signal.bind(students, x) for _, signal in self.terms]
+
+        def loss(values: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+            parts = [b.loss(values, t) for b, t in zip(bounds, targets, strict=True)]
+            return sum(weight * part for (weight, _), part in zip(self.terms, parts, strict=True))
+
+        return Bound(
+            reads=tuple(dict.fromkeys(path for b in bounds for path in b.reads)),
+            target=lambda x, y: tuple(b.target(x, y) for b in bounds),
+            loss=loss,
+            parameters={f"{i}/{name}": p for i, b in enumerate(bounds) for name, p in b.parameters.items()},
+            tensors={f"{i}/{name}": t for i, b in enumerate(bounds) for name, t in b.tensors.items()},
+        )
+
+    def __str__(self) -> str:
+        return " + ".join(f"{weight:g} x {signal}" for weight, signal in self.terms)

@@ -1,0 +1,156 @@
+"""What several seeds can be said to show: times to a threshold, some of them unfinished."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdutils.training import Run
+
+
+@dataclass(frozen=True)
+class Times:
+    """Samples (or FLOPs) each seed needed; an unfinished (right-censored) one counts as `inf`.
+
+    Attributes:
+        values: (n,) in the unit of `limit`; `inf` where the budget ended first.
+        limit: the budget, in the same unit.
+    """
+
+    values: np.ndarray
+    limit: float
+
+    @property
+    def finished(self) -> int:
+        return int(np.isfinite(self.values).sum())
+
+    @property
+    def median(self) -> float:
+        """The middle value (upper of two); `inf` when half or more did not finish. Never a mean."""
+        return _median(self.values)
+
+    def interval(self, level: float = 0.9) -> tuple[float, float]:
+        """Bootstrap interval of the median over seeds (percentile method)."""
+        return bootstrap(_median, self.values, level)
+
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{_show(self.median, self.limit)} [{_show(low, self.limit)}, {_show(high, self.limit)}]"
+
+
+def _median(values: np.ndarray, axis: int = -1) -> np.ndarray | float:
+    middle = np.sort(values, axis).take(values.shape[axis] // 2, axis)
+    return float(middle) if middle.ndim == 0 else middle
+
+
+def _show(value: float, limit: float) -> str:
+    return f"{value:,.0f}" if np.isfinite(value) else f"> {limit:,.0f}"
+
+
+def bootstrap(statistic: Callable, values: np.ndarray, level: float = 0.9, resamples: int = 2000) -> tuple[float, float]:
+    """Percentile bootstrap over the first axis. `inf` is allowed: the ends are order statistics, not interpolated.
+
+    `statistic` maps resamples (resamples, n, ...) -> (resamples,) along the last axis of its input.
+    """
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, len(values), (resamples, len(values)))
+    draws = np.sort(statistic(values[picks]))
+    tail = (1 - level) / 2
+    return float(draws[int(tail * resamples)]), float(draws[int((1 - tail) * resamples) - 1])
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One method in a comparison: the members of a run with one learning rate, on the seeds reported.
+
+    Attributes:
+        run: the run, usually over several learning rates and more seeds than are reported.
+        learning_rate: the one chosen; see `tuned`.
+        seeds: those reported.
+    """
+
+    run: Run
+    learning_rate: float
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def tuned(cls, run: Run, threshold: float, tuning_seeds: Sequence[int]) -> Arm:
+        """Choose the learning rate on `tuning_seeds`, report on all the others.
+
+        Most tuning seeds finished; then the smallest median of samples to `threshold`; then the highest
+        median accuracy at the end of the budget.
+        """
+        reported = tuple(seed for seed in run.students.seeds if seed not in tuning_seeds)
+
+        def merit(learning_rate: float) -> tuple[float, ...]:
+            trial = cls(run, learning_rate, tuple(tuning_seeds))
+            times = trial.times(threshold)
+            return times.finished, -times.median, float(np.median(trial.accuracy[-1]))
+
+        return cls(run, max(run.students.learning_rates, key=merit), reported)
+
+    @property
+    def members(self) -> list[int]:
+        """Indices into the run's members, in the order of `seeds`."""
+        students = self.run.students
+        found = {
+            students.seed_of(m): m for m in range(len(students)) if students.learning_rate_of(m) == self.learning_rate
+        }
+        missing = [seed for seed in self.seeds if seed not in found]
+        if missing:
+            raise ValueError(
+                f"the run has no members of learning rate {self.learning_rate:g} and seeds {missing}; it has learning "
+                f"rates {students.learning_rates} and seeds {students.seeds}"
+            )
+        return [found[seed] for seed in self.seeds]
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """(T, seeds) held-out accuracy."""
+        return self.run.accuracy[:, self.members]
+
+    def times(self, threshold: float, axis: str = "samples") -> Times:
+        """When each seed's held-out accuracy first reached `threshold`, in "samples" or "flops"."""
+        along = getattr(self.run, axis).astype(float)
+        reached = self.accuracy >= threshold
+        first = np.where(reached.any(0), along[reached.argmax(0)], np.inf)
+        # a run stops early once everybody has finished: the limit is where it would have ended
+        rate = (along[-1] - along[-2]) / (self.run.samples[-1] - self.run.samples[-2])
+        return Times(first, float(along[-1] + rate * (self.run.budget - self.run.samples[-1])))
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times fewer samples one arm needs than another, seed by seed (seeds share weights and data).
+
+    Attributes:
+        ratios: (n,) slow / fast. Where the slow one did not finish its limit stands in, so the true ratio is
+            larger (`bounded`); where the fast one did not finish the ratio counts as 0.
+        bounded: (n,) whether the ratio is only a lower bound.
+    """
+
+    ratios: np.ndarray
+    bounded: np.ndarray
+
+    @property
+    def median(self) -> float:
+        return _median(self.ratios)
+
+    def interval(self, level: float = 0.9) -> tuple[float, float]:
+        """Bootstrap interval of the median ratio over seeds."""
+        return bootstrap(_median, self.ratios, level)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether any seed's ratio is a lower bound, which makes the median one too."""
+        return bool(self.bounded.any())
+
+
+def speedup(slow: Times, fast: Times) -> Speedup:
+    """Paired comparison of two arms over the same seeds; both `Times` in the same unit and seed order."""
+    if len(slow.values) != len(fast.values):
+        raise ValueError(f"arms are compared seed by seed; got {len(slow.values)} and {len(fast.values)} seeds")
+    numerator = np.where(np.isfinite(slow.values), slow.values, slow.limit)
+    return Speedup(numerator / fast.values, ~np.isfinite(slow.values))

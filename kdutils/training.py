@@ -1,0 +1,281 @@
+"""The one training loop: an ensemble of students goes through a curriculum."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from kdutils import cost, models, seeding, store
+from kdutils.curriculum import Curriculum
+from kdutils.ensemble import Ensemble
+from kdutils.signals import Bound, Signal
+
+CALIBRATION = 1024  # samples a seed that a stage reads once, to fix the scale of its targets
+
+
+class DivergenceError(RuntimeError):
+    """A member's loss stopped being a finite number."""
+
+
+@dataclass
+class Run:
+    """What came out of one call of `train`. `T` evaluations, `M` members.
+
+    Attributes:
+        steps: (T,) optimiser steps done at each evaluation.
+        samples: (T,) fresh training samples each member has seen.
+        flops: (T,) floating-point operations spent on one member, forward and backward, its teacher's
+            forward passes included.
+        accuracy, loss: (T, M) on held-out samples, against the true labels; loss is cross-entropy in nats.
+        stages: (description, first step, last step) of each stage.
+        seconds: wall-clock time of the loop on `device`, all members together.
+        peak_memory: the most bytes in use by then: of the process on a CPU, of torch's allocations on a GPU.
+        settings: everything the run is a function of, as plain data.
+        key: its name in the store.
+        students: the trained ensemble.
+        snapshots: {step: stacked parameters} where `keep_every` asked for them.
+    """
+
+    steps: np.ndarray
+    samples: np.ndarray
+    flops: np.ndarray
+    accuracy: np.ndarray
+    loss: np.ndarray
+    stages: list[tuple[str, int, int]]
+    seconds: float
+    peak_memory: int
+    device: str
+    settings: dict[str, Any]
+    key: str
+    students: Ensemble
+    snapshots: dict[int, dict[str, torch.Tensor]]
+
+    @property
+    def budget(self) -> int:
+        """Samples a member was allowed; the curves end earlier when all members had finished."""
+        return self.settings["steps"] * self.settings["batch"]
+
+    def network(self, member: int = 0, step: int | None = None) -> nn.Module:
+        """A plain copy of a member: as trained, or as it was at a kept `step`."""
+        if step is None:
+            return self.students.member(member)
+        if step not in self.snapshots:
+            raise ValueError(f"no snapshot at step {step}; kept are {sorted(self.snapshots)}")
+        return self.students.with_parameters(self.snapshots[step]).member(member)
+
+
+def train(
+    students: Ensemble,
+    task: Any,
+    curriculum: Curriculum,
+    *,
+    steps: int,
+    batch: int = 64,
+    evaluate_every: int = 100,
+    held_out: int = 2048,
+    until: float | None = None,
+    keep_every: int | None = None,
+    runs: store.Store | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Train every member of `students` through `curriculum` by plain SGD on fresh samples.
+
+    `students` itself is left as it is. The learning rate is each member's own and constant; nothing is
+    reset between stages.
+
+    Args:
+        task: has `sample(n, generator) -> (x, y)` on the generator's device.
+        steps: optimiser steps in all; a last stage of open length takes what the others leave.
+        batch: samples a member sees in one step.
+        evaluate_every: steps between evaluations on the same `held_out` samples.
+        until: stop early once every member is at this accuracy or above, in the last stage.
+        keep_every: steps between kept copies of all parameters (as teacher checkpoints are).
+        runs: where to look for this very run first, and to keep it afterwards.
+        progress: show a bar; when left out, only where somebody is watching.
+
+    Raises:
+        DivergenceError: as soon as an evaluation finds that a loss was not finite.
+        ValueError: when the stages do not fit in `steps`.
+    """
+    settings = {
+        "students": store.describe(students), "task": store.describe(task), "curriculum": store.describe(curriculum),
+        "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "held_out": held_out,
+        "until": until, "keep_every": keep_every, "device": students.device.type,
+    }  # fmt: skip
+    key = store.key(settings)
+    lengths = curriculum.lengths(steps)
+    stored = runs.load(key) if runs is not None else None
+    if stored is not None:
+        return _from_store(*stored, key, settings, students)
+
+    loop = _Loop(students.clone(), task, batch, held_out)
+    bar = tqdm(total=steps, desc=curriculum.name, leave=False, disable=not _watched(progress), mininterval=0.5)
+    started = time.perf_counter()
+    stages, step = [], 0
+    loop.evaluate(step)
+    for index, (stage, length) in enumerate(zip(curriculum.stages, lengths, strict=True)):
+        first, last_stage = step, index == len(lengths) - 1
+        bound = loop.enter(stage.signal, index)
+        for step in range(first + 1, first + length + 1):
+            loop.step(bound, step)
+            if keep_every and step % keep_every == 0:
+                loop.keep(step)
+            if step % evaluate_every == 0 or step == first + length:
+                accuracy = loop.evaluate(step)
+                bar.update(step - bar.n)
+                bar.set_postfix_str(f"median accuracy {np.median(accuracy):.3f}")
+                if until is not None and last_stage and (accuracy >= until).all():
+                    break
+        stages.append((str(stage.signal), first, step))
+    bar.close()
+    run = loop.finish(stages, time.perf_counter() - started, settings, key)
+    if runs is not None:
+        runs.save(key, *_to_store(run))
+    return run
+
+
+class _Loop:
+    """The state of one call of `train`."""
+
+    def __init__(self, students: Ensemble, task: Any, batch: int, held_out: int) -> None:
+        self.students, self.task, self.batch = students, task, batch
+        device = students.device
+        for parameter in students.parameters.values():
+            parameter.requires_grad_(True)
+        self.rates = torch.tensor([students.learning_rate_of(i) for i in range(len(students))], device=device)
+        self.data = [seeding.generator(seed, "data", device=device) for seed in students.seeds]
+        x, self.held_out_y = task.sample(held_out, seeding.generator(0, "held-out", device=device))
+        self.held_out_x = x.expand(len(students.seeds), *x.shape)
+        self.first_bad = torch.full((len(students),), torch.inf, device=device)
+        self.flops_per_sample = self.flops_so_far = 0.0
+        self.counted = True
+        self.evaluations: list[tuple[int, float, np.ndarray, np.ndarray]] = []
+        self.snapshots: dict[int, dict[str, torch.Tensor]] = {}
+        self.last_step = 0
+
+    def enter(self, signal: Signal, index: int) -> Bound:
+        generators = [
+            seeding.generator(seed, "calibration", index, device=self.students.device) for seed in self.students.seeds
+        ]
+        x = torch.stack([self.task.sample(CALIBRATION, g)[0] for g in generators])
+        bound = signal.bind(self.students, x)
+        self.trainable = {**self.students.parameters, **bound.parameters}
+        self.counted = False
+        return bound
+
+    def step(self, bound: Bound, step: int) -> None:
+        pairs = [self.task.sample(self.batch, g) for g in self.data]
+        x, y = (torch.stack(part) for part in zip(*pairs, strict=True))
+        if self.counted:
+            losses, gradients = self._gradients(bound, x, bound.target(x, y))
+        else:  # the first step of a stage also counts its operations
+            target, teacher = cost.flops(lambda: bound.target(x, y))
+            (losses, gradients), student = cost.flops(lambda: self._gradients(bound, x, target))
+            seeds, members = len(self.students.seeds), len(self.students)
+            self.flops_per_sample = teacher / (seeds * self.batch) + student / (members * self.batch)
+            self.counted = True
+        with torch.no_grad():
+            self.first_bad = torch.where(losses.isfinite(), self.first_bad, self.first_bad.clamp(max=step))
+            for parameter, gradient in zip(self.trainable.values(), gradients, strict=True):
+                if gradient is None:
+                    continue
+                if len(self.students) == 1:
+                    parameter.sub_(gradient, alpha=self.students.learning_rates[0])
+                else:
+                    rates = self.rates.view(-1, *[1] * (parameter.dim() - 1))
+                    parameter.addcmul_(gradient, rates, value=-1)
+        self.flops_so_far += self.flops_per_sample * self.batch
+        self.last_step = step
+
+    def _gradients(self, bound: Bound, x: torch.Tensor, target: torch.Tensor):
+        losses = bound.loss(self.students.outputs(x, bound.reads), self.students.spread(target))
+        return losses.detach(), torch.autograd.grad(losses.sum(), list(self.trainable.values()), allow_unused=True)
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> np.ndarray:
+        self._check_finite()
+        logits = self.students.outputs(self.held_out_x)[models.OUTPUT]
+        accuracy = (logits.argmax(-1) == self.held_out_y).float().mean(1).cpu().numpy()
+        log_likelihood = logits.log_softmax(-1)[:, torch.arange(len(self.held_out_y)), self.held_out_y]
+        loss = -log_likelihood.mean(1).cpu().numpy()
+        self.evaluations.append((step, self.flops_so_far, accuracy, loss))
+        return accuracy
+
+    def _check_finite(self) -> None:
+        step, member = (v.item() for v in self.first_bad.min(0))
+        if step != float("inf"):
+            lr = self.students.learning_rate_of(member)
+            raise DivergenceError(
+                f"the loss of member {member} (seed {self.students.seed_of(member)}, learning rate {lr:g}) was not a "
+                f"finite number at step {int(step)}: try a smaller learning rate, such as {lr / 3:.2g}"
+            )
+
+    def keep(self, step: int) -> None:
+        self.snapshots[step] = {name: p.detach().clone() for name, p in self.students.parameters.items()}
+
+    def finish(self, stages: list, seconds: float, settings: dict[str, Any], key: str) -> Run:
+        for parameter in self.students.parameters.values():
+            parameter.requires_grad_(False)
+        steps, spent, accuracy, loss = (np.array(column) for column in zip(*self.evaluations, strict=True))
+        return Run(
+            steps=steps, samples=steps * self.batch, flops=spent, accuracy=accuracy, loss=loss, stages=stages,
+            seconds=seconds, peak_memory=_peak_memory(self.students.device),
+            device=_device_name(self.students.device), settings=settings, key=key,
+            students=self.students, snapshots=self.snapshots,
+        )  # fmt: skip
+
+
+def _watched(progress: bool | None) -> bool:
+    if progress is not None:
+        return progress
+    quiet = os.environ.get("CI") or os.environ.get("KDUTILS_QUIET")
+    return not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _to_store(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    tensors = {f"curve/{name}": torch.from_numpy(getattr(run, name)) for name in ("steps", "flops", "accuracy", "loss")}
+    tensors |= {f"final/{name}": p for name, p in run.students.parameters.items()}
+    for step, snapshot in run.snapshots.items():
+        tensors |= {f"snapshot/{step}/{name}": p for name, p in snapshot.items()}
+    kept = ("stages", "seconds", "peak_memory", "device", "settings")
+    return tensors, {name: getattr(run, name) for name in kept}
+
+
+def _from_store(tensors: dict[str, torch.Tensor], meta: dict[str, Any], key: str, settings: dict, students: Ensemble) -> Run:
+    curve, final, snapshots = {}, {}, {}
+    for name, tensor in tensors.items():
+        kind, rest = name.split("/", 1)
+        if kind == "curve":
+            curve[rest] = tensor.numpy()
+        elif kind == "final":
+            final[rest] = tensor.to(students.device)
+        else:
+            step, parameter = rest.split("/", 1)
+            snapshots.setdefault(int(step), {})[parameter] = tensor.to(students.device)
+    return Run(
+        **curve, samples=curve["steps"] * settings["batch"], stages=[tuple(s) for s in meta["stages"]],
+        seconds=meta["seconds"], peak_memory=meta["peak_memory"], device=meta["device"], settings=settings, key=key,
+        students=students.with_parameters(final), snapshots=dict(sorted(snapshots.items())),
+    )  # fmt: skip
