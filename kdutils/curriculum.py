@@ -87,7 +87,7 @@ def progressive(
 
 def extracted(
     teacher: nn.Module,
-    layers: Sequence[tuple[str, str]] = (("act", "hidden"),),
+    layers: Sequence[tuple[str, str]] = (("act", "act"),),
     steps: int = 500,
     projection: Projection = gaussian,
     hidden_teacher: nn.Module | None = None,

@@ -152,7 +152,7 @@ class Hidden:
 
     teacher: nn.Module
     layer: str = "act"
-    student_layer: str = "hidden"
+    student_layer: str = "act"
     projection: Projection = gaussian
     name: str = "final teacher"
 

@@ -96,7 +96,8 @@ def train(
         steps: optimiser steps in all; a last stage of open length takes what the others leave.
         batch: samples a member sees in one step.
         evaluate_every: steps between evaluations on the same `held_out` samples.
-        until: stop early once every member is at this accuracy or above, in the last stage.
+        until: stop early, in the last stage, once every seed of one learning rate has reached this accuracy:
+            the sweep is decided then, and slower learning rates need not finish.
         keep_every: steps between kept copies of all parameters (as teacher checkpoints are).
         runs: where to look for this very run first, and to keep it afterwards.
         progress: show a bar; when left out, only where somebody is watching.
@@ -132,7 +133,7 @@ def train(
                 accuracy = loop.evaluate(step)
                 bar.update(step - bar.n)
                 bar.set_postfix_str(f"median accuracy {np.median(accuracy):.3f}")
-                if until is not None and last_stage and (accuracy >= until).all():
+                if until is not None and last_stage and loop.decided(until):
                     break
         stages.append((str(stage.signal), first, step))
     bar.close()
@@ -208,6 +209,10 @@ class _Loop:
         loss = -log_likelihood.mean(1).cpu().numpy()
         self.evaluations.append((step, self.flops_so_far, accuracy, loss))
         return accuracy
+
+    def decided(self, until: float) -> bool:
+        best = np.max([accuracy for _, _, accuracy, _ in self.evaluations], axis=0)
+        return bool((best.reshape(-1, len(self.students.seeds)) >= until).all(1).any())
 
     def _check_finite(self) -> None:
         step, member = (v.item() for v in self.first_bad.min(0))

@@ -1,0 +1,48 @@
+# `make help` lists the targets. PROFILE is smoke, book or paper.
+PROFILE ?= book
+CHAPTER ?=
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+SHELL := bash
+.SHELLFLAGS := -eo pipefail -c
+export PYTHONHASHSEED := 0
+export PYDEVD_DISABLE_FILE_VALIDATION := 1
+
+.PHONY: help setup book execute site test test-notebooks test-site validate bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.done ## create .venv with the locked environment
+
+$(VENV)/.done: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
+	touch $@
+
+book: execute site ## execute every chapter at PROFILE and build the site
+
+execute: setup ## execute the chapters (CHAPTER=NN_name for one) at PROFILE
+	$(BIN)/python tools/execute.py --profile $(PROFILE) $(CHAPTER)
+
+site: setup ## build the site from executed chapters
+	$(BIN)/python tools/fetch_site_assets.py
+	$(BIN)/python tools/build_site.py --profile $(PROFILE)
+
+test: setup ## everything a change can break
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell book/text README.md CONTRIBUTING.md CHANGELOG.md kdutils
+	$(BIN)/python -m pytest tests
+
+validate: setup ## re-execute the book profile from scratch and compare the verdicts
+	KDUTILS_RUNS=$$(mktemp -d) $(BIN)/python tools/execute.py --profile book --check
+
+bench: setup ## speed, as ratios within one run
+	$(BIN)/python benchmarks/bench.py
+
+clean: ## remove built files (kept runs stay in book/runs)
+	rm -rf _build

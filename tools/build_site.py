@@ -1,0 +1,51 @@
+"""Build the site into _build/html, with warnings as errors, and print the path to open."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from execute import BOOK, ROOT, destination
+
+PARTS = ("_config.yml", "_toc.yml", "references.bib", "_ext", "_static", "site_assets")
+
+
+def source(profile: str) -> Path:
+    """A folder with the site's sources, its chapters those executed at `profile`."""
+    folder = ROOT / "_build" / "source"
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "book").mkdir(parents=True)
+    for part in PARTS:
+        path = ROOT / part
+        if path.is_dir():
+            shutil.copytree(path, folder / part)
+        elif path.exists():
+            shutil.copy(path, folder)
+    for page in BOOK.glob("*.md"):
+        shutil.copy(page, folder / "book")
+    for image in BOOK.glob("*.png"):
+        shutil.copy(image, folder / "book")
+    for chapter in destination(profile).glob("*.ipynb"):
+        shutil.copy(chapter, folder / "book")
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", default="book")
+    options = parser.parse_args()
+    folder = source(options.profile)
+    shutil.rmtree(ROOT / "_build" / "html", ignore_errors=True)
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-W", "-n", "--keep-going", "-q", str(folder)]
+    done = subprocess.run(command)
+    if done.returncode:
+        sys.exit("the site has warnings or errors: see above")
+    shutil.move(folder / "_build" / "html", ROOT / "_build" / "html")
+    print(f"open {(ROOT / '_build' / 'html' / 'index.html').relative_to(Path.cwd())}")
+
+
+if __name__ == "__main__":
+    main()

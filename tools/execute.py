@@ -1,0 +1,124 @@
+"""Execute chapters: text twin -> papermill in a temporary file -> normalise -> move into place.
+
+The text twin is the source; cells of the committed notebook that are still the same keep their ids. At the `book`
+profile the notebook in book/ is replaced; at others the executed copy goes to _build/PROFILE/book/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+from jupytext.combine import combine_inputs_with_outputs
+from normalise import normalise
+
+ROOT = Path(__file__).resolve().parents[1]
+BOOK, TEXT = ROOT / "book", ROOT / "book" / "text"
+
+
+def chapters() -> list[str]:
+    """Names of all chapters, in order."""
+    return sorted(path.stem for path in TEXT.glob("[0-9]*.md"))
+
+
+def destination(profile: str) -> Path:
+    """The folder that holds the executed chapters of a profile."""
+    return BOOK if profile == "book" else ROOT / "_build" / profile / "book"
+
+
+def from_text(name: str) -> nbformat.NotebookNode:
+    """The chapter's notebook as its text says, with the ids of the committed one where cells match."""
+    notebook = jupytext.read(TEXT / f"{name}.md", fmt="md:myst")
+    notebook.metadata.pop("jupytext", None)
+    old = set()
+    committed = BOOK / f"{name}.ipynb"
+    if committed.exists():
+        previous = nbformat.read(committed, 4)
+        old = {cell.id for cell in previous.cells}
+        notebook = combine_inputs_with_outputs(notebook, previous)
+    for number, cell in enumerate(notebook.cells):
+        if cell.get("id") not in old:
+            cell.id = hashlib.sha256(f"{name}/{number}/{cell.source}".encode()).hexdigest()[:8]
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    notebook.nbformat_minor = 5
+    return notebook
+
+
+def execute(name: str, profile: str, label: str) -> None:
+    target = destination(profile) / f"{name}.ipynb"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        source, executed = Path(folder, "in.ipynb"), Path(folder, f"{name}.ipynb")
+        nbformat.write(from_text(name), source)
+        papermill.execute_notebook(
+            str(source), str(executed), cwd=str(BOOK), kernel_name="python3", progress_bar={"desc": label},
+            execution_timeout=3600, autosave_cell_every=0,
+        )  # fmt: skip
+        clean = normalise(nbformat.read(executed, 4), target.name)
+        nbformat.write(clean, executed)
+        partial = target.with_suffix(".partial")
+        shutil.copyfile(executed, partial)
+        os.replace(partial, target)
+
+
+def expected_seconds(profile: str) -> dict[str, float]:
+    """Seconds each chapter took last time at this profile, where that is known."""
+    path = ROOT / "_build" / "seconds.json"
+    return json.loads(path.read_text()).get(profile, {}) if path.exists() else {}
+
+
+def remember_seconds(profile: str, seconds: dict[str, float]) -> None:
+    path = ROOT / "_build" / "seconds.json"
+    path.parent.mkdir(exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**known, profile: {**known.get(profile, {}), **seconds}}, indent=1))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="chapters, such as 04_extraction; all when left out")
+    parser.add_argument("--profile", default="book", choices=["smoke", "book", "paper"])
+    parser.add_argument("--check", action="store_true", help="compare the new verdicts with the recorded ones")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in chapters()]
+    if unknown:
+        sys.exit(f"no chapter {unknown[0]!r}: there are {', '.join(chapters())}")
+    results = BOOK / "results" if options.profile != "smoke" else ROOT / "_build" / "smoke" / "results"
+    before = verdicts(results / options.profile) if options.check else {}
+    os.environ |= {"KDUTILS_PROFILE": options.profile, "KDUTILS_QUIET": "1", "KDUTILS_RESULTS": str(results)}
+    names, known, started = options.names or chapters(), expected_seconds(options.profile), time.perf_counter()
+    for number, name in enumerate(names, 1):
+        left = sum(known.get(n, 0) for n in names[number - 1 :])
+        remaining = f", about {left:.0f} s left" if left else ""
+        elapsed = time.perf_counter() - started
+        begun = time.perf_counter()
+        execute(name, options.profile, f"chapter {number}/{len(names)} {name} ({elapsed:.0f} s so far{remaining})")
+        remember_seconds(options.profile, {name: round(time.perf_counter() - begun, 1)})
+    print(f"{len(names)} chapters executed at {options.profile} in {time.perf_counter() - started:.0f} s")
+    if options.check:
+        changed = {k: (v, verdicts(results / options.profile).get(k)) for k, v in before.items()}
+        changed = {k: v for k, v in changed.items() if v[0] != v[1]}
+        if changed:
+            sys.exit(f"verdicts differ from the recorded ones: {changed}")
+        print(f"all {len(before)} verdicts as recorded")
+
+
+def verdicts(folder: Path) -> dict[str, str]:
+    """Claim id -> verdict, over all results in a folder."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+    return {claim["id"]: claim["verdict"] for record in records for claim in record["claims"]}
+
+
+if __name__ == "__main__":
+    main()
