@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from types import SimpleNamespace
+from typing import Any
 
 from torch import nn
 
@@ -66,3 +67,13 @@ class ParityLab:
             keep_every=keep_every, runs=self.runs,
         )  # fmt: skip
         return run
+
+    def best(self, arms: dict[Any, stats.Arm]) -> Any:
+        """The key of the arm that does best on the tuning seeds (as `Arm.tuned` chooses a learning rate)."""
+        return max(arms, key=lambda name: arms[name].merit(THRESHOLD, self.settings.tuning_seeds))
+
+    @staticmethod
+    def checkpoint_near(trained: Run, accuracy: float) -> int:
+        """The kept step at which the teacher's held-out accuracy was nearest to `accuracy`."""
+        at = dict(zip(trained.steps.tolist(), trained.accuracy[:, 0].tolist(), strict=True))
+        return min((step for step in trained.snapshots if step in at), key=lambda step: abs(at[step] - accuracy))

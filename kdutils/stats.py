@@ -29,18 +29,19 @@ class Times:
     @property
     def median(self) -> float:
         """The middle value (upper of two); `inf` when half or more did not finish. Never a mean."""
-        return _median(self.values)
+        return median(self.values)
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         """Bootstrap interval of the median over seeds (percentile method)."""
-        return bootstrap(_median, self.values, level)
+        return bootstrap(median, self.values, level)
 
     def __str__(self) -> str:
         low, high = self.interval()
         return f"{_show(self.median, self.limit)} [{_show(low, self.limit)}, {_show(high, self.limit)}]"
 
 
-def _median(values: np.ndarray, axis: int = -1) -> np.ndarray | float:
+def median(values: np.ndarray, axis: int = -1) -> np.ndarray | float:
+    """The middle value along `axis` (upper of two): always one that was measured, so `inf` is allowed."""
     middle = np.sort(values, axis).take(values.shape[axis] // 2, axis)
     return float(middle) if middle.ndim == 0 else middle
 
@@ -83,13 +84,14 @@ class Arm:
         median accuracy at the end of the budget.
         """
         reported = tuple(seed for seed in run.students.seeds if seed not in tuning_seeds)
+        arms = (cls(run, rate, reported) for rate in run.students.learning_rates)
+        return max(arms, key=lambda arm: arm.merit(threshold, tuning_seeds))
 
-        def merit(learning_rate: float) -> tuple[float, ...]:
-            trial = cls(run, learning_rate, tuple(tuning_seeds))
-            times = trial.times(threshold)
-            return times.finished, -times.median, float(np.median(trial.accuracy[-1]))
-
-        return cls(run, max(run.students.learning_rates, key=merit), reported)
+    def merit(self, threshold: float, tuning_seeds: Sequence[int]) -> tuple[float, ...]:
+        """How well this learning rate does on `tuning_seeds`: what `tuned` makes as large as it can."""
+        trial = Arm(self.run, self.learning_rate, tuple(tuning_seeds))
+        times = trial.times(threshold)
+        return times.finished, -times.median, float(np.median(trial.accuracy[-1]))
 
     @property
     def members(self) -> list[int]:
@@ -136,11 +138,11 @@ class Speedup:
 
     @property
     def median(self) -> float:
-        return _median(self.ratios)
+        return median(self.ratios)
 
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         """Bootstrap interval of the median ratio over seeds."""
-        return bootstrap(_median, self.ratios, level)
+        return bootstrap(median, self.ratios, level)
 
     @property
     def is_bound(self) -> bool:
