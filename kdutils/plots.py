@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -106,6 +107,7 @@ def timeline(plans: Sequence[Curriculum], steps: int, ax: Axes | None = None) ->
     return ax
 
 
-def save(figure: Figure, path: str) -> None:
-    """Save a figure with nothing in the file that changes from run to run."""
+def save(figure: Figure, path: Path) -> None:
+    """Save a figure with nothing in the file that changes from run to run; the folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None}, dpi=150)

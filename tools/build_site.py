@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from execute import BOOK, ROOT, destination
+from execute import BOOK, ROOT, destination, results
 
 PARTS = ("_config.yml", "_toc.yml", "references.bib", "_ext", "_static", "site_assets")
 
@@ -26,8 +26,9 @@ def source(profile: str) -> Path:
             shutil.copy(path, folder)
     for page in BOOK.glob("*.md"):
         shutil.copy(page, folder / "book")
-    for image in BOOK.glob("*.png"):
-        shutil.copy(image, folder / "book")
+    headline = results(profile) / profile / "headline.png"  # made by chapter 4
+    if headline.exists():
+        shutil.copy(headline, folder / "book")
     for chapter in destination(profile).glob("*.ipynb"):
         shutil.copy(chapter, folder / "book")
     return folder

@@ -36,6 +36,11 @@ def destination(profile: str) -> Path:
     return BOOK if profile == "book" else ROOT / "_build" / profile / "book"
 
 
+def results(profile: str) -> Path:
+    """The folder that chapters write their numbers to: only smoke's are not kept in the book."""
+    return ROOT / "_build" / "smoke" / "results" if profile == "smoke" else BOOK / "results"
+
+
 def from_text(name: str) -> nbformat.NotebookNode:
     """The chapter's notebook as its text says, with the ids of the committed one where cells match."""
     notebook = jupytext.read(TEXT / f"{name}.md", fmt="md:myst")
@@ -94,9 +99,9 @@ def main() -> None:
     unknown = [name for name in options.names if name not in chapters()]
     if unknown:
         sys.exit(f"no chapter {unknown[0]!r}: there are {', '.join(chapters())}")
-    results = BOOK / "results" if options.profile != "smoke" else ROOT / "_build" / "smoke" / "results"
-    before = verdicts(results / options.profile) if options.check else {}
-    os.environ |= {"KDUTILS_PROFILE": options.profile, "KDUTILS_QUIET": "1", "KDUTILS_RESULTS": str(results)}
+    kept = results(options.profile)
+    before = verdicts(kept / options.profile) if options.check else {}
+    os.environ |= {"KDUTILS_PROFILE": options.profile, "KDUTILS_QUIET": "1", "KDUTILS_RESULTS": str(kept)}
     names, known, started = options.names or chapters(), expected_seconds(options.profile), time.perf_counter()
     for number, name in enumerate(names, 1):
         left = sum(known.get(n, 0) for n in names[number - 1 :])
@@ -107,7 +112,7 @@ def main() -> None:
         remember_seconds(options.profile, {name: round(time.perf_counter() - begun, 1)})
     print(f"{len(names)} chapters executed at {options.profile} in {time.perf_counter() - started:.0f} s")
     if options.check:
-        changed = {k: (v, verdicts(results / options.profile).get(k)) for k, v in before.items()}
+        changed = {k: (v, verdicts(kept / options.profile).get(k)) for k, v in before.items()}
         changed = {k: v for k, v in changed.items() if v[0] != v[1]}
         if changed:
             sys.exit(f"verdicts differ from the recorded ones: {changed}")
