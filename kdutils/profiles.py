@@ -40,6 +40,8 @@ def load(
     profile = profile or os.environ.get("KDUTILS_PROFILE") or "book"
     if profile not in table:
         raise ValueError(f"unknown profile {profile!r}: choose one of {', '.join(table)}")
+    if section not in table[profile]:
+        raise ValueError(f"unknown section {section!r}: choose one of {', '.join(table[profile])}")
     settings = table[profile][section]
     changes = {**(overrides or {}), **({"seeds": list(seeds)} if seeds is not None else {})}
     for name, value in changes.items():
