@@ -20,7 +20,7 @@ def parity_playground(seeds: tuple[int, ...] = (0, 1, 2), steps: int = 2000) -> 
     d = ipywidgets.IntSlider(30, 5, 60, description="bits d", **wide)
     k = ipywidgets.IntSlider(4, 1, 7, description="support k", **wide)
     width = ipywidgets.IntSlider(128, 16, 512, step=16, description="width", **wide)
-    button = ipywidgets.Button(description="Train", button_style="primary", tooltip="train and draw; needs a kernel")
+    button = ipywidgets.Button(description="Train", tooltip="train and draw; needs a kernel")
     drawing = ipywidgets.Output()
 
     def draw(_: ipywidgets.Button) -> None:

@@ -13,3 +13,8 @@
     },
   });
 })();
+
+// The widget manager speaks MathJax 2; the pages load MathJax 3, which typesets on its own.
+document.addEventListener("DOMContentLoaded", function () {
+  if (window.MathJax && !window.MathJax.Hub) window.MathJax.Hub = { Queue: function () {} };
+});

@@ -112,7 +112,7 @@ def _npm_pack(names: list[str], folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise FetchError(f"npm is not on the PATH: {HINT}")
-    command = [npm, "pack", "--silent", "--prefer-offline", "--fetch-retries=1", *names]
+    command = [npm, "pack", "--loglevel=error", "--prefer-offline", "--fetch-retries=1", *names]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     except subprocess.TimeoutExpired:
