@@ -57,7 +57,7 @@ def curves(arms: Mapping[str, Arm], axis: str = "samples", ax: Axes | None = Non
     return ax
 
 
-_AXES = {"samples": "training samples", "flops": "floating-point operations, teacher's forward passes included"}
+_AXES = {"samples": "training samples", "flops": "operations (teacher's forward passes included)"}
 
 
 def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: Axes | None = None) -> Axes:
@@ -69,12 +69,16 @@ def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: 
         ax.plot(found.values[done], np.full(done.sum(), row), "o", color=shade, alpha=0.8, ms=7)
         if not done.all():
             ax.plot([found.limit], [row], ">", color=shade, ms=10, mfc="none", mew=2)
-            ax.annotate(f"{(~done).sum()} of {len(done)} not finished", (found.limit, row), (-10, 9), ha="right",
-                        textcoords="offset points", fontsize=10, color=shade)  # fmt: skip
+            ax.text(found.limit, row - 0.22, f"{(~done).sum()} of {len(done)} not finished  ", ha="right", fontsize=10, color=shade)
         if np.isfinite(found.median):
             ax.plot([found.median] * 2, [row - 0.28, row + 0.28], color=shade, lw=3)
-    ax.set(yticks=range(len(arms)), yticklabels=list(arms), xscale="log", xlabel=f"{_AXES[axis]} to {threshold:.0%}")
-    ax.set_ylim(len(arms) - 0.4, -0.6)
+    ax.set(yticks=range(len(arms)), yticklabels=list(arms), xscale="log", xlabel=f"{_AXES[axis]}, to {threshold:.0%} accuracy")
+    ax.set_ylim(len(arms) - 0.4, -0.7)
+    low, high = ax.get_xlim()
+    ax.set_xlim(low / 2, high)  # room for the words beside an arrow
+    for which in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+        which(EngFormatter(sep=""))
+    ax.tick_params(axis="x", which="both", labelsize=10)
     return ax
 
 
@@ -97,12 +101,13 @@ def timeline(plans: Sequence[Curriculum], steps: int, ax: Axes | None = None) ->
     for row, plan in enumerate(plans):
         start = 0
         for index, (stage, length) in enumerate(zip(plan.stages, plan.lengths(steps), strict=True)):
-            ax.barh(row, length, left=start, height=0.42, color=colour(plan.name, row), alpha=1 - 0.45 * (index % 2), ec="white")
-            offset, align = ((0, -0.3) if index % 2 == 0 else (0, 0.42))[1], "left"
-            ax.text(start, row + offset, f"{index + 1}. {stage.signal}", ha=align, va="bottom" if offset < 0 else "center", fontsize=9.5)
+            ax.barh(row, length, left=start, height=0.36, color=colour(plan.name, row), alpha=1 - 0.45 * (index % 2), ec="white")
+            above = index % 2 == 0
+            ax.text(start, row - 0.22 if above else row + 0.2, f"{index + 1}. {stage.signal}", fontsize=9.5,
+                    va="bottom" if above else "top")  # fmt: skip
             start += length
     ax.set(yticks=range(len(plans)), yticklabels=[plan.name for plan in plans], xlabel="optimiser step", xlim=(0, steps))
-    ax.set_ylim(len(plans) - 0.4, -0.7)
+    ax.set_ylim(len(plans) - 0.3, -0.7)
     ax.grid(axis="y", visible=False)
     return ax
 
