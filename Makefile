@@ -9,7 +9,7 @@ SHELL := bash
 export PYTHONHASHSEED := 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help setup book execute site test test-notebooks test-site validate bench clean
+.PHONY: help setup book execute site test test-notebooks validate bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -28,15 +28,20 @@ book: execute site ## execute every chapter at PROFILE and build the site
 execute: setup ## execute the chapters (CHAPTER=NN_name for one) at PROFILE
 	$(BIN)/python tools/execute.py --profile $(PROFILE) $(CHAPTER)
 
-site: setup ## build the site from executed chapters
+site: setup ## build the site from the executed chapters
 	$(BIN)/python tools/fetch_site_assets.py
 	$(BIN)/python tools/build_site.py --profile $(PROFILE)
 
-test: setup ## everything a change can break
+test: setup site ## everything a change can break
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell book/text README.md CONTRIBUTING.md CHANGELOG.md kdutils
 	$(BIN)/python -m pytest tests
+	$(MAKE) test-notebooks
+
+test-notebooks: setup ## run the committed chapters at smoke and compare their verdicts (nbval)
+	KDUTILS_PROFILE=smoke KDUTILS_QUIET=1 KDUTILS_RESULTS=$(CURDIR)/_build/nbval \
+		$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=600 $(wildcard book/*.ipynb)
 
 validate: setup ## re-execute the book profile from scratch and compare the verdicts
 	KDUTILS_RUNS=$$(mktemp -d) $(BIN)/python tools/execute.py --profile book --check

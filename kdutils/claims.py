@@ -44,7 +44,7 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        """"holds" where the whole interval lies in the band, "fails" where none of it does, else "unclear"."""
+        """ "holds" where the whole interval lies in the band, "fails" where none of it does, else "unclear"."""
         low, high = self.interval
         if any(math.isnan(v) for v in (self.value, low, high)):
             return "unclear"
@@ -66,7 +66,9 @@ class Box:
         self.rows = [(c.sentence, _measured(c), _band(c), c.verdict) for c in claims]
 
     def __repr__(self) -> str:
-        return "\n".join(f"{verdict}: {sentence} Measured {value}; band {band}." for sentence, value, band, verdict in self.rows)
+        return "\n".join(
+            f"{verdict}: {sentence} Measured {value}; band {band}." for sentence, value, band, verdict in self.rows
+        )
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th scope='col'>{h}</th>" for h in ("Claim", "Measured [90 % interval]", "Band", "Verdict"))
@@ -98,7 +100,11 @@ def results_path(chapter: str, profile: str) -> Path:
 
 
 def publish(
-    chapter: str, settings: SimpleNamespace, claims: Sequence[Claim], runs: Mapping[str, Run], measured: Mapping[str, Any]
+    chapter: str,
+    settings: SimpleNamespace,
+    claims: Sequence[Claim],
+    runs: Mapping[str, Run],
+    measured: Mapping[str, Any],
 ) -> Box:
     """Write the chapter's numbers, with where they came from, and return the table to show.
 
@@ -109,7 +115,11 @@ def publish(
     record = {
         "chapter": chapter,
         "settings": vars(settings),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "kdutils source": store.source_hash()[:12]},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "kdutils source": store.source_hash()[:12],
+        },
         "cost": cost(runs),
         "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in claims],
         "measured": measured,

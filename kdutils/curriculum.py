@@ -57,7 +57,9 @@ class Curriculum:
 
     def __str__(self) -> str:
         rows = [("stage", "steps", "the student matches")]
-        rows += [(str(i), "rest" if s.steps is None else f"{s.steps:,}", str(s.signal)) for i, s in enumerate(self.stages, 1)]
+        rows += [
+            (str(i), "rest" if s.steps is None else f"{s.steps:,}", str(s.signal)) for i, s in enumerate(self.stages, 1)
+        ]
         width = max(len(row[1]) for row in rows)
         return "\n".join([self.name, *(f"  {a:>5}  {b:>{width}}  {c}" for a, b, c in rows)])
 

@@ -56,10 +56,7 @@ class Ensemble:
 
     def _stack(self, tensors: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         repeats = len(self.learning_rates)
-        return {
-            name: torch.stack([t[name].detach() for t in tensors] * repeats).to(self.device)
-            for name in tensors[0]
-        }
+        return {name: torch.stack([t[name].detach() for t in tensors] * repeats).to(self.device) for name in tensors[0]}
 
     def __len__(self) -> int:
         return len(self.seeds) * len(self.learning_rates)
@@ -129,4 +126,9 @@ class Ensemble:
         state = {**self.parameters, **self.buffers}
         first = copy.deepcopy(self.skeleton)
         first.load_state_dict({name: value[0] for name, value in state.items()}, strict=False)
-        return {"network": first, "all": list(state.values()), "seeds": self.seeds, "learning rates": self.learning_rates}
+        return {
+            "network": first,
+            "all": list(state.values()),
+            "seeds": self.seeds,
+            "learning rates": self.learning_rates,
+        }

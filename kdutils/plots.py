@@ -19,7 +19,12 @@ COLOURS = {
     "labels": "#767676", "one-shot": "#D55E00", "progressive": "#0072B2", "extraction": "#009E73",
     "untrained": "#CC79A7", "teacher": "#000000",
 }  # fmt: skip
-DASHES = {"labels": (0, (1, 1)), "one-shot": (0, (5, 1.5)), "progressive": (0, (5, 1, 1, 1)), "untrained": (0, (3, 1, 1, 1, 1, 1))}
+DASHES = {
+    "labels": (0, (1, 1)),
+    "one-shot": (0, (5, 1.5)),
+    "progressive": (0, (5, 1, 1, 1)),
+    "untrained": (0, (3, 1, 1, 1, 1, 1)),
+}
 _SPARE = ("#E69F00", "#56B4E9", "#882255", "#117733", "#332288")
 SIZE = (7.2, 4.0)  # inches: fits the page, and is still legible scaled to a phone
 
@@ -61,7 +66,7 @@ _AXES = {"samples": "training samples", "flops": "operations (teacher's forward 
 
 
 def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: Axes | None = None) -> Axes:
-    """Samples (or FLOPs) to `threshold`: a dot a seed, the median as a bar; unfinished seeds as arrows at the budget."""
+    """Samples (or FLOPs) to `threshold`: a dot a seed, a bar at the median, an arrow at the budget for the unfinished."""
     ax = plt.gca() if ax is None else ax
     for row, (name, arm) in enumerate(arms.items()):
         found, shade = arm.times(threshold, axis), colour(name, row)
@@ -69,10 +74,22 @@ def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: 
         ax.plot(found.values[done], np.full(done.sum(), row), "o", color=shade, alpha=0.8, ms=7)
         if not done.all():
             ax.plot([found.limit], [row], ">", color=shade, ms=10, mfc="none", mew=2)
-            ax.text(found.limit, row - 0.22, f"{(~done).sum()} of {len(done)} not finished  ", ha="right", fontsize=10, color=shade)
+            ax.text(
+                found.limit,
+                row - 0.22,
+                f"{(~done).sum()} of {len(done)} not finished  ",
+                ha="right",
+                fontsize=10,
+                color=shade,
+            )
         if np.isfinite(found.median):
             ax.plot([found.median] * 2, [row - 0.28, row + 0.28], color=shade, lw=3)
-    ax.set(yticks=range(len(arms)), yticklabels=list(arms), xscale="log", xlabel=f"{_AXES[axis]}, to {threshold:.0%} accuracy")
+    ax.set(
+        yticks=range(len(arms)),
+        yticklabels=list(arms),
+        xscale="log",
+        xlabel=f"{_AXES[axis]}, to {threshold:.0%} accuracy",
+    )
     ax.set_ylim(len(arms) - 0.4, -0.7)
     low, high = ax.get_xlim()
     ax.set_xlim(low / 2, high)  # room for the words beside an arrow
@@ -82,7 +99,9 @@ def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: 
     return ax
 
 
-def stems(values: Sequence[float], support: Sequence[int], ax: Axes | None = None, label: str = "", floor: float = 0.0) -> Axes:
+def stems(
+    values: Sequence[float], support: Sequence[int], ax: Axes | None = None, label: str = "", floor: float = 0.0
+) -> Axes:
     """One coefficient a bit, the support picked out; `floor` is drawn as the band of sampling noise."""
     ax = plt.gca() if ax is None else ax
     values = np.asarray(values)
@@ -101,12 +120,22 @@ def timeline(plans: Sequence[Curriculum], steps: int, ax: Axes | None = None) ->
     for row, plan in enumerate(plans):
         start = 0
         for index, (stage, length) in enumerate(zip(plan.stages, plan.lengths(steps), strict=True)):
-            ax.barh(row, length, left=start, height=0.36, color=colour(plan.name, row), alpha=1 - 0.45 * (index % 2), ec="white")
+            ax.barh(
+                row,
+                length,
+                left=start,
+                height=0.36,
+                color=colour(plan.name, row),
+                alpha=1 - 0.45 * (index % 2),
+                ec="white",
+            )
             above = index % 2 == 0
             ax.text(start, row - 0.22 if above else row + 0.2, f"{index + 1}. {stage.signal}", fontsize=9.5,
                     va="bottom" if above else "top")  # fmt: skip
             start += length
-    ax.set(yticks=range(len(plans)), yticklabels=[plan.name for plan in plans], xlabel="optimiser step", xlim=(0, steps))
+    ax.set(
+        yticks=range(len(plans)), yticklabels=[plan.name for plan in plans], xlabel="optimiser step", xlim=(0, steps)
+    )
     ax.set_ylim(len(plans) - 0.3, -0.7)
     ax.grid(axis="y", visible=False)
     return ax

@@ -163,10 +163,12 @@ class Hidden:
         teacher = _frozen(self.teacher, students.device)
         hidden = _read(teacher, x, self.layer).flatten(1, -2)
         width = students.width_at(self.student_layer, x)
-        projection = torch.stack([
-            self.projection(h, width, seeding.generator(seed, "projection", self.layer, device=h.device))
-            for h, seed in zip(hidden, students.seeds, strict=True)
-        ])
+        projection = torch.stack(
+            [
+                self.projection(h, width, seeding.generator(seed, "projection", self.layer, device=h.device))
+                for h, seed in zip(hidden, students.seeds, strict=True)
+            ]
+        )
         standardise = _standardiser(hidden @ projection.mT)
 
         def target(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -206,7 +208,9 @@ class Regressed:
         standardise = _standardiser(sample)
         width, teacher_width = students.width_at(self.student_layer, x), sample.shape[-1]
         maps = torch.stack([
-            torch.randn(width, teacher_width, generator=seeding.generator(seed, "regressor", device=x.device), device=x.device)
+            torch.randn(
+                width, teacher_width, generator=seeding.generator(seed, "regressor", device=x.device), device=x.device
+            )
             for seed in students.seeds
         ])  # fmt: skip
         regressor = students.spread(maps / width**0.5).clone().requires_grad_(True)

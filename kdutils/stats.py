@@ -50,7 +50,9 @@ def _show(value: float, limit: float) -> str:
     return f"{value:,.0f}" if np.isfinite(value) else f"> {limit:,.0f}"
 
 
-def bootstrap(statistic: Callable, values: np.ndarray, level: float = 0.9, resamples: int = 2000) -> tuple[float, float]:
+def bootstrap(
+    statistic: Callable, values: np.ndarray, level: float = 0.9, resamples: int = 2000
+) -> tuple[float, float]:
     """Percentile bootstrap over the first axis. `inf` is allowed: the ends are order statistics, not interpolated.
 
     `statistic` maps resamples (resamples, n, ...) -> (resamples,) along the last axis of its input.

@@ -61,7 +61,9 @@ def describe(thing: Any) -> Any:
         return {**_named(type(thing)), **fields}
     if inspect.isroutine(thing) or isinstance(thing, type):
         return _named(thing)
-    raise TypeError(f"a run cannot be told apart by a {type(thing).__name__}: make it a dataclass, or give it describe()")
+    raise TypeError(
+        f"a run cannot be told apart by a {type(thing).__name__}: make it a dataclass, or give it describe()"
+    )
 
 
 def _named(thing: Any) -> dict[str, str]:
@@ -144,7 +146,11 @@ class Store:
             temporary = None
         except (OSError, SafetensorError) as error:
             self._writable = False
-            warnings.warn(f"runs cannot be kept in {self.root} ({error}): going on without; set KDUTILS_RUNS to a folder that can be written", stacklevel=3)
+            warnings.warn(
+                f"runs cannot be kept in {self.root} ({error}): going on without; "
+                "set KDUTILS_RUNS to a folder that can be written",
+                stacklevel=3,
+            )
         finally:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)

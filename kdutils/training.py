@@ -246,7 +246,11 @@ def _watched(progress: bool | None) -> bool:
 
 
 def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type}, {torch.get_num_threads()} threads"
+    )
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -268,7 +272,9 @@ def _to_store(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return tensors, {name: getattr(run, name) for name in kept}
 
 
-def _from_store(tensors: dict[str, torch.Tensor], meta: dict[str, Any], key: str, settings: dict, students: Ensemble) -> Run:
+def _from_store(
+    tensors: dict[str, torch.Tensor], meta: dict[str, Any], key: str, settings: dict, students: Ensemble
+) -> Run:
     curve, final, snapshots = {}, {}, {}
     for name, tensor in tensors.items():
         kind, rest = name.split("/", 1)

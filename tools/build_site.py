@@ -40,7 +40,15 @@ def main() -> None:
     options = parser.parse_args()
     folder = source(options.profile)
     shutil.rmtree(ROOT / "_build" / "html", ignore_errors=True)
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "-W", "-n", "--keep-going", "-q", str(folder)]
+    command = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        "-W",
+        "-n",
+        "--keep-going",
+        "-q",
+        str(folder),
+    ]
     done = subprocess.run(command)
     if done.returncode:
         sys.exit("the site has warnings or errors: see above")

@@ -83,7 +83,9 @@ PACKAGES = (
 def main() -> int:
     """Fetch what is missing; the exit status."""
     try:
-        stamp = "".join(f"{line}\n" for line in (*(f"{p.name} {p.sha512}" for p in PACKAGES), f"anywidget {_anywidget_version()}"))
+        stamp = "".join(
+            f"{line}\n" for line in (*(f"{p.name} {p.sha512}" for p in PACKAGES), f"anywidget {_anywidget_version()}")
+        )
         if _read(VENDOR / "STAMP") == stamp:
             return 0
         (ROOT / "_build").mkdir(exist_ok=True)  # on the same disk as the goal, and ignored by git
@@ -118,14 +120,18 @@ def _npm_pack(names: list[str], folder: Path) -> None:
     except subprocess.TimeoutExpired:
         raise FetchError(f"npm did not answer within 300 s: {HINT}") from None
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if "npm error" in line.lower()] or [f"exit status {done.returncode}"]
+        lines = [line for line in done.stderr.splitlines() if "npm error" in line.lower()] or [
+            f"exit status {done.returncode}"
+        ]
         raise FetchError(f"npm cannot fetch {' '.join(names)} ({lines[0].strip()}): {HINT}")
 
 
 def _unpack(package: Package, tarball: Path, vendor: Path) -> None:
     found = base64.b64encode(hashlib.sha512(tarball.read_bytes()).digest()).decode()
     if found != package.sha512:
-        raise FetchError(f"{package.name} is not the file pinned here (sha512 {found}): do not use it; check PACKAGES in this script")
+        raise FetchError(
+            f"{package.name} is not the file pinned here (sha512 {found}): do not use it; check PACKAGES in this script"
+        )
     taken = set()
     with tarfile.open(tarball) as tar:
         for member in tar.getmembers():
@@ -144,13 +150,17 @@ def _anywidget_version() -> str:
     try:
         return importlib.metadata.version("anywidget")
     except importlib.metadata.PackageNotFoundError:
-        raise FetchError("the Python package anywidget is missing: run this with the project's own Python (make setup)") from None
+        raise FetchError(
+            "the Python package anywidget is missing: run this with the project's own Python (make setup)"
+        ) from None
 
 
 def _anywidget_file() -> Path:
     path = Path(sysconfig.get_path("data")) / "share" / "jupyter" / "nbextensions" / "anywidget" / "index.js"
     if not path.is_file():
-        raise FetchError("the installed anywidget has no front end (share/jupyter/nbextensions/anywidget): install it anew with pip")
+        raise FetchError(
+            "the installed anywidget has no front end (share/jupyter/nbextensions/anywidget): install it anew with pip"
+        )
     return path
 
 

@@ -71,7 +71,9 @@ def findings() -> list[dict]:
     """What headless Chromium reports, a page each."""
     chromium, node = _chromium(), shutil.which("node")
     if chromium is None or node is None:
-        pytest.skip("browser checks need Chromium and Node.js on the PATH: install both (Debian: chromium, nodejs, npm)")
+        pytest.skip(
+            "browser checks need Chromium and Node.js on the PATH: install both (Debian: chromium, nodejs, npm)"
+        )
     home = ROOT / "_build" / "node"
     if not (home / "node_modules" / "@axe-core").exists():
         home.mkdir(parents=True, exist_ok=True)
@@ -81,7 +83,9 @@ def findings() -> list[dict]:
     shots = ROOT / "_build" / "screenshots"
     shots.mkdir(exist_ok=True)
     command = [node, str(Path(__file__).with_name("visit.mjs")), chromium, str(shots), *map(str, pages())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env={**os.environ, "NODE_HOME": str(home)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=600, env={**os.environ, "NODE_HOME": str(home)}
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -106,7 +110,9 @@ def test_all_math_is_typeset(findings):
 
 
 def test_no_page_scrolls_sideways(findings):
-    assert {f["page"]: (f["overflow"], f["phoneOverflow"]) for f in findings if max(f["overflow"], f["phoneOverflow"]) > 0} == {}
+    assert {
+        f["page"]: (f["overflow"], f["phoneOverflow"]) for f in findings if max(f["overflow"], f["phoneOverflow"]) > 0
+    } == {}
 
 
 def test_no_serious_accessibility_violation(findings):

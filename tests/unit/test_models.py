@@ -93,7 +93,7 @@ def test_a_tuple_answers_with_its_first_entry_as_output_too() -> None:
 
 
 def test_unknown_path_lists_those_that_exist() -> None:
-    with pytest.raises(ValueError, match="MLP has no layer 'fc1'.*'hidden', 'act', 'readout'"):
+    with pytest.raises(ValueError, match=r"MLP has no layer 'fc1'.*'hidden', 'act', 'readout'"):
         outputs_at(MLP(3, 4), torch.ones(1, 3), ("fc1",))
 
 

@@ -62,7 +62,7 @@ def test_random_support() -> None:
     supports = [SparseParity.with_random_support(30, 5, seed).support for seed in range(20)]
     assert supports == [SparseParity.with_random_support(30, 5, seed).support for seed in range(20)]
     assert len(set(supports)) > 15
-    assert all(len(set(s)) == 5 and 0 <= min(s) and max(s) < 30 for s in supports)
+    assert all(len(set(s)) == 5 and min(s) >= 0 and max(s) < 30 for s in supports)
     assert len({bit for s in supports for bit in s}) > 20
 
 
@@ -91,5 +91,5 @@ def test_bad_arguments(arguments: tuple, problem: str) -> None:
 
 
 def test_random_support_checks_its_arguments() -> None:
-    with pytest.raises(ValueError, match="k=4.*d=3"):
+    with pytest.raises(ValueError, match=r"k=4.*d=3"):
         SparseParity.with_random_support(3, 4, seed=0)

@@ -74,7 +74,9 @@ def fake_run(accuracy, rates=(0.1, 1.0), seeds=(9, 1, 2)):
     """accuracy (T, members); one evaluation each 100 samples of a budget of 1,000."""
     steps = np.arange(len(accuracy)) * 100
     students = Ensemble(partial(MLP, 3, 2), seeds, rates)
-    return SimpleNamespace(students=students, samples=steps, flops=steps * 7.0, budget=1000, accuracy=np.array(accuracy))
+    return SimpleNamespace(
+        students=students, samples=steps, flops=steps * 7.0, budget=1000, accuracy=np.array(accuracy)
+    )
 
 
 def test_the_learning_rate_is_chosen_on_tuning_seeds_only():
@@ -103,7 +105,8 @@ def test_every_profile_has_the_same_settings():
     ("arguments", "says"),
     [
         ({"profile": "smok"}, "smoke, book, paper"), ({"overrides": {"dd": 3}}, "teacher_width"),
-        ({"overrides": {"d": "3"}}, "must be like"), ({"device": "cuda"}, "no GPU"), ({"section": "parities"}, "parity"),
+        ({"overrides": {"d": "3"}}, "must be like"), ({"device": "cuda"}, "no GPU"),
+        ({"section": "parities"}, "parity"),
     ],
 )  # fmt: skip
 def test_wrong_parameters_say_what_there_is(arguments, says):
@@ -136,7 +139,9 @@ def test_verdicts_follow_the_interval(value, interval, verdict):
 
 def test_results_are_strict_json_and_stable(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("KDUTILS_RESULTS", str(tmp_path))
-    run = train(Ensemble(partial(MLP, 4, 4), [1]), SparseParity(4, 2), curriculum.from_labels(), steps=4, evaluate_every=2)
+    run = train(
+        Ensemble(partial(MLP, 4, 4), [1]), SparseParity(4, 2), curriculum.from_labels(), steps=4, evaluate_every=2
+    )
     found = [claims.Claim("x", "More < less.", 2.0, (1.5, math.inf), (1, math.inf), " times", bound=True)]
     settings = profiles.load("parity", "smoke")
     box = claims.publish("99_test", settings, found, {"labels": run}, {"n": np.float32(3), "t": math.inf})
@@ -161,7 +166,9 @@ def test_figures_draw():
         plots.times(arms, 0.95, axis, plt.figure().gca())
     plots.stems([0.1, 0.2, 0.3], [1], plt.figure().gca(), "x", 0.05)
     teacher = MLP(3, 4)
-    bars = plots.timeline([curriculum.extracted(teacher, steps=10), curriculum.one_shot(teacher)], 100, plt.figure().gca())
+    bars = plots.timeline(
+        [curriculum.extracted(teacher, steps=10), curriculum.one_shot(teacher)], 100, plt.figure().gca()
+    )
     assert [p.get_width() for p in bars.patches] == [10, 90, 100]
     plt.close("all")
 

@@ -109,7 +109,9 @@ def test_regressor_learns(setting):
     for _ in range(30):
         loss = bound.loss(values, target)
         losses.append(loss.detach())
-        for p, g in zip(bound.parameters.values(), torch.autograd.grad(loss.sum(), [*bound.parameters.values()]), strict=True):
+        for p, g in zip(
+            bound.parameters.values(), torch.autograd.grad(loss.sum(), [*bound.parameters.values()]), strict=True
+        ):
             p.data -= 0.3 * g
     assert (losses[-1] < losses[0]).all() and not torch.equal(start, bound.parameters["regressor"])
 
@@ -117,7 +119,9 @@ def test_regressor_learns(setting):
 HIDDEN = torch.randn(300, 40, generator=seeding.generator(0, "hidden")) @ torch.diag(torch.linspace(3, 0.1, 40))
 
 
-@pytest.mark.parametrize("make", [getattr(projections, n) for n in ("gaussian", "rademacher", "orthonormal", "neurons", "pca")])
+@pytest.mark.parametrize(
+    "make", [getattr(projections, n) for n in ("gaussian", "rademacher", "orthonormal", "neurons", "pca")]
+)
 def test_projections_are_seeded_matrices(make):
     first, again = (make(HIDDEN, 8, seeding.generator(1, "p")) for _ in range(2))
     assert first.shape == (8, 40) and torch.equal(first, again)

@@ -35,7 +35,9 @@ def test_a_run_is_a_function_of_its_settings_and_leaves_the_students_alone():
 
 
 def test_parity_is_learned_and_until_stops_the_sweep():
-    run = train(Ensemble(partial(MLP, 6, 32), [1, 2], [1e-4, 0.5]), TASK, curriculum.from_labels(), steps=4000, until=0.99)
+    run = train(
+        Ensemble(partial(MLP, 6, 32), [1, 2], [1e-4, 0.5]), TASK, curriculum.from_labels(), steps=4000, until=0.99
+    )
     assert run.steps[-1] < 4000 and (run.accuracy[:, 2:].max(0) >= 0.99).all() and (run.accuracy[-1, :2] < 0.99).all()
 
 

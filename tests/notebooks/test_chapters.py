@@ -1,0 +1,121 @@
+"""Chapters: paired with their text by content, and built to the same plan."""
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOK = ROOT / "book"
+NAMES = sorted(path.stem for path in (BOOK / "text").glob("*.md"))
+
+
+def notebook(name):
+    return nbformat.read(BOOK / f"{name}.ipynb", 4)
+
+
+def cells(document):
+    return [(c.cell_type, c.source.strip(), sorted(c.metadata.get("tags", []))) for c in document.cells]
+
+
+def code(name):
+    return [c for c in notebook(name).cells if c.cell_type == "code"]
+
+
+def prose(name):
+    return "\n".join(c.source for c in notebook(name).cells if c.cell_type == "markdown")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_and_text_say_the_same(name):
+    text = jupytext.read(BOOK / "text" / f"{name}.md", fmt="md:myst")
+    assert cells(notebook(name)) == cells(text), f"run `make execute CHAPTER={name}`"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chapter_follows_the_plan(name):
+    text, tags = prose(name), [t for c in code(name) for t in c.metadata.get("tags", [])]
+    assert re.match(r"# .+\n\n\*\*.+\*\*", text), "open with the title and the claim in bold"
+    for part in ("You will learn", "You need", "## What you should see", "## Limitations", "## Exercises"):
+        assert part in text, f"the part {part!r} is missing"
+    assert text.count(":::{dropdown}") >= 3, "at least three exercises with hidden solutions"
+    assert ":label:" in text, "number the main equation"
+    assert tags.count("parameters") == 1 and tags.count("nbval-check-output") == 1
+    assert "CostBox" in "".join(c.source for c in code(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_cells_are_short_executed_and_figures_described(name):
+    for cell in code(name):
+        assert len(cell.source.splitlines()) <= 30, f"move what is reused to kdutils: {cell.source[:60]!r}"
+        assert cell.execution_count, f"not executed: {cell.source[:60]!r}"
+        assert not any(o.output_type == "error" for o in cell.outputs)
+        assert not any(o.get("name") == "stderr" for o in cell.outputs), f"writes to stderr: {cell.source[:60]!r}"
+        if any("image/png" in o.get("data", {}) for o in cell.outputs):
+            assert len(cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")) > 40, "describe the figure"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_committed_claims_are_those_of_the_recorded_results(name):
+    record = json.loads((BOOK / "results" / "book" / f"{name}.json").read_text(encoding="utf-8"))
+    printed = "".join(
+        o.text for c in code(name) if "nbval-check-output" in c.metadata.get("tags", []) for o in c.outputs
+    )
+    for claim in record["claims"]:
+        assert f"{claim['verdict']:>7}  {claim['id']}:" in printed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_machine_leaks_into_a_chapter(name):
+    text = (BOOK / f"{name}.ipynb").read_text(encoding="utf-8")
+    assert not re.search(r"/(root|home|Users|tmp)/", text)
+
+
+def test_environment_files_agree():
+    lock = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if line and not line.startswith("#"):
+            package, version = line.split("==")
+            lock[package.lower().replace("_", "-")] = version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in project["dependencies"]:
+        package, floor = requirement.split(">=")  # floors only: anything else could replace Colab's torch
+        numbers = [[int(n) for n in v.split(".")[:2]] for v in (lock[package], floor)]
+        assert numbers[0] >= numbers[1], requirement
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    assert "-r requirements.lock" in conda[-1]["pip"]
+    assert f"python={project['requires-python'].removeprefix('>=')}" in conda
+    assert not {"jupyterlab", "notebook", "nbdime"} & set(lock)
+
+
+def test_unknown_chapter_and_unknown_parameter_say_what_there_is(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "tools" / "execute.py", "99_nothing"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and NAMES[0] in done.stderr
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "--no-progress-bar",
+        str(BOOK / "02_one_shot.ipynb"),
+        str(tmp_path / "o.ipynb"),
+    ]
+    done = subprocess.run([*command, "-p", "stepz", "3"], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1 and "unknown parameter 'stepz': a chapter has profile" in done.stderr
+
+
+def test_normalising_twice_changes_nothing(tmp_path):
+    sys.path.insert(0, str(ROOT / "tools"))
+    from normalise import normalise
+
+    for name in NAMES:
+        once = nbformat.writes(normalise(notebook(name), f"{name}.ipynb"))
+        assert once == nbformat.writes(notebook(name))

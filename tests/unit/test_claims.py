@@ -1,0 +1,153 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kdutils import claims, profiles
+from kdutils.claims import Box, Claim, CostBox, publish
+from kdutils.training import Run
+
+INF, NAN = math.inf, math.nan
+
+
+def claim(value: float = 2, interval: tuple = (1, 3), band: tuple = (0, 4), **more: object) -> Claim:
+    return Claim("x", "A <b>sentence</b>.", value, interval, band, **more)
+
+
+@pytest.mark.parametrize(
+    ("interval", "band", "verdict"),
+    [
+        ((1, 3), (0, 4), "holds"),
+        ((1, 3), (1, 3), "holds"),
+        ((1, 3), (2, 4), "unclear"),
+        ((1, 3), (0, 2), "unclear"),
+        ((1, 3), (1.5, 2.5), "unclear"),
+        ((1, 3), (3, 4), "unclear"),
+        ((1, 3), (3.1, 4), "fails"),
+        ((1, 3), (0, 0.9), "fails"),
+        ((1, 3), (1, INF), "holds"),
+        ((1, 3), (4, INF), "fails"),
+        ((1, 3), (-INF, 0), "fails"),
+        ((1, INF), (1, INF), "holds"),
+        ((1, INF), (0, 4), "unclear"),
+        ((INF, INF), (10, INF), "holds"),
+        ((INF, INF), (0, 4), "fails"),
+        ((NAN, 3), (0, 4), "unclear"),
+        ((1, NAN), (2, 4), "unclear"),
+    ],
+)
+def test_verdict(interval: tuple, band: tuple, verdict: str) -> None:
+    assert claim(2, interval, band).verdict == verdict
+
+
+def test_a_value_that_is_not_a_number_decides_nothing() -> None:
+    assert claim(NAN).verdict == "unclear"
+    assert claim(NAN, (9, 10)).verdict == "unclear"
+
+
+@pytest.mark.parametrize(
+    ("interval", "band", "verdict"),
+    [
+        ((5, 6), (4, INF), "holds"),
+        ((5, 6), (0, 4), "fails"),
+        ((5, 6), (8, INF), "unclear"),
+        ((5, 6), (4, 8), "unclear"),
+    ],
+)
+def test_a_lower_bound_cannot_show_that_the_value_is_small(interval: tuple, band: tuple, verdict: str) -> None:
+    assert claim(5.5, interval, band, bound=True).verdict == verdict
+
+
+def test_verdicts_print_no_number(capsys: pytest.CaptureFixture) -> None:
+    claims.verdicts([Claim("one", "First.", 12.5, (11, 14), (10, INF)), Claim("two", "Second.", 0, (0, 0), (1, 2))])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [["holds", "one:", "First."], ["fails", "two:", "Second."]]
+
+
+def test_box_shows_value_interval_band_and_verdict() -> None:
+    text = repr(Box([claim(2.5, (1234.4, INF), (1, INF), unit=" times", bound=True)]))
+    for part in ("holds", "≥ 2.5 times", "[1,234, ∞]", "band ≥ 1 times"):
+        assert part in text
+
+
+def test_box_escapes_what_it_shows() -> None:
+    page = Box([claim(), claim()])._repr_html_()
+    assert "<b>" not in page and "&lt;b&gt;" in page
+    assert page.count("<tr>") == 3 and page.count("scope='col'") == 4
+
+
+@pytest.mark.parametrize(
+    ("band", "text"), [((1, INF), "≥ 1"), ((-INF, 2), "≤ 2"), ((0.25, 0.5), "0.25 to 0.5"), ((1500, INF), "≥ 1,500")]
+)
+def test_bands_in_words(band: tuple, text: str) -> None:
+    assert f"band {text}." in repr(Box([claim(band=band)]))
+
+
+def strict(path: Path) -> dict:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+
+
+@pytest.fixture
+def published(fake_run: Callable[..., Run], tmp_path: Path) -> Callable[[], Path]:
+    run = fake_run([[0.5, 0.5], [0.9, 1.0]], [1, 2], every=10, batch=4)
+    measured = {
+        "infinite": INF,
+        "missing": NAN,
+        "numpy": np.float32(0.5),
+        "tensor": torch.tensor(3),
+        "nested": {"list": [1, -INF, (2.0, None, True)]},
+        "text": "größer",
+    }
+
+    def write() -> Path:
+        settings = profiles.load("parity", "smoke", device="cpu")
+        publish("chapter", settings, [claim(INF, (1, INF), (1, INF))], {"labels": run, "again": run}, measured)
+        return tmp_path / "results" / "smoke" / "chapter.json"
+
+    return write
+
+
+def test_results_are_strict_json(published: Callable[[], Path]) -> None:
+    record = strict(published())
+    assert record["claims"][0]["verdict"] == "holds"
+    assert (record["claims"][0]["value"], record["claims"][0]["band"]) == ("inf", [1, "inf"])
+    assert record["measured"] == {
+        "infinite": "inf",
+        "missing": "nan",
+        "numpy": 0.5,
+        "tensor": 3,
+        "nested": {"list": [1, "-inf", [2.0, None, True]]},
+        "text": "größer",
+    }
+    assert record["settings"]["profile"] == "smoke" and record["settings"]["d"] == profiles.load("parity", "smoke").d
+    run = record["runs"]["labels"]
+    assert (run["budget, samples"], run["seeds"], run["learning rates"]) == (40, [1, 2], [1.0])
+    assert run["final accuracy"] == [0.9, 1.0]
+    assert record["cost"]["seconds"] == 2.5 and record["cost"]["peak memory, bytes"] == 2**20
+
+
+def test_writing_twice_gives_the_same_bytes(published: Callable[[], Path]) -> None:
+    first = published().read_bytes()
+    path = published()
+    assert path.read_bytes() == first
+    assert [file.name for file in path.parent.iterdir()] == ["chapter.json"]
+
+
+def test_cost_box(published: Callable[[], Path]) -> None:
+    settings = profiles.load("parity", "smoke", device="cpu")
+    assert "Not measured here yet" in repr(CostBox("chapter", settings))
+    published()
+    box = CostBox("chapter", settings)
+    assert "minutes" in repr(box) and "cpu, 1 threads" in repr(box)
+    assert repr(box) in box._repr_html_()
+
+
+def test_cost_of_no_run() -> None:
+    assert claims.cost({}) == {"seconds": 0, "peak memory, bytes": 0, "device": "none"}

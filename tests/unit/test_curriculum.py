@@ -1,0 +1,109 @@
+import pytest
+from torch import nn
+
+from kdutils import curriculum
+from kdutils.curriculum import Curriculum, Stage
+from kdutils.models import MLP
+from kdutils.projections import pca
+from kdutils.signals import Labels
+
+TEACHER, EARLY, LATE = MLP(4, 8), MLP(4, 8), MLP(4, 8)
+OPEN = Stage(Labels())
+
+METHODS = [
+    (curriculum.from_labels(), ["labels"]),
+    (curriculum.one_shot(TEACHER), ["output of final teacher"]),
+    (
+        curriculum.progressive({"early": EARLY, "late": LATE}, TEACHER, 7),
+        ["output of early", "output of late", "output of final teacher"],
+    ),
+    (
+        curriculum.extracted(TEACHER, [("hidden", "hidden"), ("act", "act")], 7, pca),
+        [
+            "pca projection of `hidden` of final teacher",
+            "pca projection of `act` of final teacher",
+            "output of final teacher",
+        ],
+    ),
+    (
+        curriculum.fitnets(TEACHER, steps=7),
+        ["`act` of final teacher through a learned regressor", "output of final teacher"],
+    ),
+    (
+        curriculum.joint(TEACHER, 0.25),
+        ["1 x output of final teacher + 0.25 x gaussian projection of `act` of final teacher"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("plan", "signals"), METHODS, ids=lambda value: getattr(value, "name", ""))
+def test_every_method_is_a_list_of_stages(plan: Curriculum, signals: list[str]) -> None:
+    assert [str(stage.signal) for stage in plan.stages] == signals
+    assert [stage.steps for stage in plan.stages] == [7] * (len(signals) - 1) + [None]
+    assert plan.lengths(100) == [7] * (len(signals) - 1) + [100 - 7 * (len(signals) - 1)]
+
+
+@pytest.mark.parametrize(("plan", "signals"), METHODS, ids=lambda value: getattr(value, "name", ""))
+def test_printing_shows_a_row_a_stage(plan: Curriculum, signals: list[str]) -> None:
+    name, head, *rows = str(plan).splitlines()
+    assert name == plan.name
+    assert head.split() == ["stage", "steps", "the", "student", "matches"]
+    start = head.index("the student")
+    assert [row[start:] for row in rows] == signals
+    expected = [[str(i), "7"] for i in range(1, len(rows))] + [[str(len(rows)), "rest"]]
+    assert [row[:start].split() for row in rows] == expected
+
+
+def test_large_steps_stay_aligned() -> None:
+    text = str(Curriculum("long", (Stage(Labels(), 1_000_000), Stage(Labels(), 5)))).splitlines()[1:]
+    assert "1,000,000" in text[1]
+    assert len({line.index("labels") for line in text[1:]} | {text[0].index("the student")}) == 1
+
+
+@pytest.mark.parametrize(
+    ("plan", "networks"),
+    [
+        (curriculum.progressive({"a": EARLY, "b": LATE}, TEACHER, 1), [EARLY, LATE, TEACHER]),
+        (curriculum.extracted(TEACHER), [TEACHER, TEACHER]),
+        (curriculum.extracted(TEACHER, hidden_teacher=EARLY), [EARLY, TEACHER]),
+        (curriculum.fitnets(TEACHER), [TEACHER, TEACHER]),
+    ],
+)
+def test_each_stage_reads_its_own_network(plan: Curriculum, networks: list[nn.Module]) -> None:
+    assert all(stage.signal.teacher is network for stage, network in zip(plan.stages, networks, strict=True))
+
+
+def test_the_control_does_not_pass_for_the_teacher() -> None:
+    control = str(curriculum.extracted(TEACHER, hidden_teacher=EARLY).stages[0].signal)
+    assert control != str(curriculum.extracted(TEACHER).stages[0].signal)
+
+
+def test_only_the_last_stage_may_be_open() -> None:
+    with pytest.raises(ValueError, match=r"stage 2 of 'x'.*only the last may be open"):
+        Curriculum("x", (Stage(Labels(), 3), OPEN, Stage(Labels(), 3)))
+
+
+@pytest.mark.parametrize("steps", [0, -4])
+def test_a_stage_needs_a_step(steps: int) -> None:
+    with pytest.raises(ValueError, match=f"stage 1 of 'x' has {steps} steps"):
+        Curriculum("x", (Stage(Labels(), steps), OPEN))
+
+
+def test_a_curriculum_needs_a_stage() -> None:
+    with pytest.raises(ValueError, match="at least one stage"):
+        Curriculum("x", ())
+
+
+@pytest.mark.parametrize(("last", "total", "needed"), [(None, 10, 11), (None, 3, 11), (5, 14, 15), (5, 9, 15)])
+def test_a_budget_too_small_says_what_is_needed(last: int | None, total: int, needed: int) -> None:
+    plan = Curriculum("x", (Stage(Labels(), 10), Stage(Labels(), last)))
+    with pytest.raises(ValueError, match=f"'x' needs at least {needed} steps; the budget is {total}"):
+        plan.lengths(total)
+    assert sum(plan.lengths(needed)) == needed
+
+
+def test_unknown_layer_is_refused_when_the_plan_is_made() -> None:
+    with pytest.raises(ValueError, match=r"no layer 'fc'.*'hidden', 'act'"):
+        curriculum.extracted(TEACHER, [("fc", "act")])
+    with pytest.raises(ValueError, match="no layer 'fc'"):
+        curriculum.fitnets(TEACHER, "fc")

@@ -1,0 +1,147 @@
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdutils import curriculum, store
+from kdutils.curriculum import Curriculum
+from kdutils.ensemble import Ensemble
+from kdutils.models import MLP
+from kdutils.parity import SparseParity
+from kdutils.training import train
+
+SEEDS, RATES = [3, 1, 4], [0.05, 0.5]
+TEACHER = MLP(6, 20)
+
+
+class Normed(nn.Module):
+    """Layer normalisation and a skip connection: parameters that are not matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.act, self.norm = nn.Linear(6, 7), nn.ReLU(), nn.LayerNorm(7)
+        self.mix, self.readout = nn.Linear(7, 7, bias=False), nn.Linear(7, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.act(self.norm(self.hidden(x)))
+        return self.readout(h + self.mix(h).tanh())
+
+
+PLANS = [
+    curriculum.from_labels(),
+    curriculum.extracted(TEACHER, steps=15),
+    curriculum.fitnets(TEACHER, steps=15),
+    curriculum.joint(TEACHER, 0.1),
+]
+
+
+@pytest.mark.parametrize("make", [partial(MLP, 6, 8), Normed], ids=["MLP", "Normed"])
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
+def test_a_member_does_not_notice_the_others(make: Callable[[], nn.Module], plan: Curriculum) -> None:
+    """Alone or together, a seed at a learning rate sees the same weights, samples, projections and updates."""
+    options = {"steps": 30, "batch": 8, "evaluate_every": 10, "held_out": 256}
+    together = train(Ensemble(make, SEEDS, RATES), SparseParity(6, 2), plan, **options)
+    for member in (0, 2, 4):
+        seed, rate = together.students.seed_of(member), together.students.learning_rate_of(member)
+        alone = train(Ensemble(make, [seed], [rate]), SparseParity(6, 2), plan, **options)
+        np.testing.assert_allclose(alone.loss[:, 0], together.loss[:, member], atol=1e-4)
+        np.testing.assert_allclose(alone.accuracy[:, 0], together.accuracy[:, member], atol=2 / 256)  # near ties
+        np.testing.assert_allclose(alone.flops, together.flops)
+
+
+def test_members_run_through_learning_rates_then_seeds() -> None:
+    students = Ensemble(partial(MLP, 3, 2), SEEDS, RATES)
+    labels = [(students.learning_rate_of(m), students.seed_of(m)) for m in range(len(students))]
+    assert labels == [(rate, seed) for rate in RATES for seed in SEEDS]
+
+
+def test_only_the_seed_decides_where_a_member_starts() -> None:
+    students = Ensemble(partial(MLP, 3, 4), SEEDS, RATES)
+    for stacked in students.parameters.values():
+        assert torch.equal(stacked[:3], stacked[3:])
+        assert not torch.equal(stacked[0], stacked[1])
+    torch.manual_seed(5)
+    again = Ensemble(partial(MLP, 3, 4), [4, 7])
+    assert torch.equal(again.parameters["hidden.weight"][0], students.parameters["hidden.weight"][2])
+
+
+@pytest.mark.parametrize("make", [partial(MLP, 6, 8), Normed], ids=["MLP", "Normed"])
+@pytest.mark.parametrize(("seeds", "rates"), [(SEEDS, RATES), ([2], [0.1])])
+def test_a_member_is_the_stacked_forward_pass(make: Callable[[], nn.Module], seeds: list, rates: list) -> None:
+    students = Ensemble(make, seeds, rates)
+    x = torch.randn(len(seeds), 5, 6)
+    out = students.outputs(x, ("act", ""))
+    for index in range(len(students)):
+        network, batch = students.member(index), x[index % len(seeds)]
+        assert not network.training
+        torch.testing.assert_close(network(batch), out[""][index])
+
+
+def test_a_member_is_a_copy() -> None:
+    students = Ensemble(partial(MLP, 3, 2), SEEDS)
+    before = store.digest(students.parameters)
+    first, second = students.member(0), students.member(1)
+    with torch.no_grad():
+        first.hidden.weight.zero_()
+    assert store.digest(students.parameters) == before
+    assert second.hidden.weight.abs().min() > 0
+
+
+@pytest.mark.parametrize("batches", [1, 2, 6])
+def test_one_batch_a_seed(batches: int) -> None:
+    with pytest.raises(ValueError, match=f"holds {batches} batches.*each of 3 seeds"):
+        Ensemble(partial(MLP, 3, 2), SEEDS, RATES).outputs(torch.ones(batches, 5, 3))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "rates", "problem"),
+    [
+        ([], [1.0], "at least one seed"),
+        ([1, 2, 1], [1.0], "all different"),
+        ([1], [], "positive"),
+        ([1], [0.1, 0], "positive"),
+    ],
+)
+def test_bad_arguments(seeds: list, rates: list, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        Ensemble(partial(MLP, 3, 2), seeds, rates)
+
+
+def test_spread_gives_each_member_its_seeds_entry() -> None:
+    students = Ensemble(partial(MLP, 3, 2), SEEDS, RATES)
+    entries = torch.tensor(SEEDS)[:, None].expand(3, 4)
+    members, pair = students.spread(entries), students.spread((entries, entries + 1))
+    assert members[:, 0].tolist() == [students.seed_of(m) for m in range(6)]
+    assert torch.equal(pair[0], members) and torch.equal(pair[1], members + 1)
+
+
+def test_clone_shares_nothing_that_is_trained() -> None:
+    students = Ensemble(partial(nn.BatchNorm1d, 3), SEEDS)
+    other = students.clone()
+    for stacked in [*other.parameters.values(), *other.buffers.values()]:
+        stacked.zero_()
+    assert students.parameters["weight"].eq(1).all()
+    assert students.buffers["running_var"].eq(1).all()
+
+
+def test_width_of_a_layer() -> None:
+    students, x = Ensemble(partial(MLP, 3, 5), SEEDS), torch.ones(3, 2, 3)
+    assert students.width_at("act", x) == 5
+    assert students.width_at("", x) == 2
+    with pytest.raises(ValueError, match="'hidden', 'act', 'readout'"):
+        students.width_at("nowhere", x)
+
+
+def test_description_changes_with_contents() -> None:
+    texts = [
+        store.describe(Ensemble(partial(MLP, 3, width), seeds, rates))
+        for width, seeds, rates in [(5, [1, 2], [1.0]), (6, [1, 2], [1.0]), (5, [1, 3], [1.0]), (5, [1, 2], [0.5])]
+    ]
+    students = Ensemble(partial(MLP, 3, 5), [1, 2])
+    assert store.describe(students) == texts[0]
+    students.parameters["readout.bias"][1, 0] += 1e-3
+    texts.append(store.describe(students))
+    assert all(a != b for i, a in enumerate(texts) for b in texts[:i])

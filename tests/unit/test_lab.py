@@ -1,0 +1,87 @@
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from kdutils import curriculum, lab, profiles, store
+from kdutils.lab import ParityLab
+from kdutils.stats import Arm
+from kdutils.store import Store
+from kdutils.training import Run
+
+SMALL = {
+    "d": 6, "k": 2, "teacher_width": 64, "teacher_steps": 600, "keep_every": 50, "student_width": 24,
+    "learning_rates": [0.3, 1.0], "steps": 120, "hidden_steps": 20, "batch": 32, "evaluate_every": 50,
+    "tuning_seeds": [100],
+}  # fmt: skip
+
+
+@pytest.fixture
+def settings() -> SimpleNamespace:
+    return profiles.load("parity", "smoke", device="cpu", seeds=[1, 2], overrides=SMALL)
+
+
+@pytest.fixture
+def room(settings: SimpleNamespace, tmp_path: Path) -> ParityLab:
+    return ParityLab(settings, Store(tmp_path / "lab"))
+
+
+def test_task_is_that_of_the_settings(room: ParityLab) -> None:
+    assert (room.task.d, room.task.k) == (6, 2)
+    assert room.used == {}
+
+
+def test_teacher_has_learned_and_has_checkpoints(room: ParityLab) -> None:
+    trained = room.teacher()
+    assert trained.accuracy[-1, 0] >= lab.THRESHOLD
+    assert set(trained.snapshots) == set(range(50, int(trained.steps[-1]) + 1, 50))
+    assert trained.network().hidden.weight.shape == (64, 6)
+    assert room.used == {"teacher": trained}
+
+
+def test_teacher_that_has_not_learned_says_what_to_do(room: ParityLab) -> None:
+    room.settings.teacher_steps = 1
+    with pytest.raises(RuntimeError, match="in 1 steps: raise teacher_steps"):
+        room.teacher()
+
+
+def test_untrained_teacher_has_the_shape_and_other_weights(room: ParityLab) -> None:
+    control, again, teacher = room.untrained_teacher(), room.untrained_teacher(), room.teacher().network()
+    assert {n: p.shape for n, p in control.named_parameters()} == {n: p.shape for n, p in teacher.named_parameters()}
+    assert store.digest(control.state_dict()) == store.digest(again.state_dict())
+    assert not torch.equal(control.hidden.weight, teacher.hidden.weight)
+
+
+def test_arms_differ_in_their_curriculum_alone(room: ParityLab) -> None:
+    teacher = room.teacher().network()
+    arms = {plan.name: room.arm(plan) for plan in (curriculum.from_labels(), curriculum.extracted(teacher, steps=20))}
+    labels, extraction = arms["labels"], arms["extraction"]
+    assert labels.seeds == extraction.seeds == (1, 2)
+    assert labels.run.students.seeds == extraction.run.students.seeds == (100, 1, 2)
+    assert labels.run.budget == extraction.run.budget == 120 * 32
+    assert np.array_equal(labels.run.accuracy[0], extraction.run.accuracy[0])
+    assert set(room.used) == {"teacher", "labels", "extraction"}
+    assert room.best(arms) in arms
+
+
+def test_best_reads_the_tuning_seeds(room: ParityLab, fake_run: Callable[..., Run]) -> None:
+    good = Arm(fake_run([[0.5, 0.5, 0.5], [0.99, 0.5, 0.5]], [100, 1, 2]), 1.0, (1, 2))
+    bad = Arm(fake_run([[0.5, 0.5, 0.5], [0.5, 0.99, 0.99]], [100, 1, 2]), 1.0, (1, 2))
+    assert room.best({5: bad, 7: good}) == 7
+    assert room.best({7: good, 5: bad}) == 7
+
+
+def test_asking_twice_trains_once(room: ParityLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = room.arm(curriculum.from_labels())
+    monkeypatch.setattr("kdutils.training._Loop", None)
+    again = room.arm(curriculum.from_labels())
+    assert again.run.key == first.run.key and again.learning_rate == first.learning_rate
+
+
+def test_checkpoint_nearest_to_an_accuracy(fake_run: Callable[..., Run]) -> None:
+    run = fake_run([[0.5], [0.55], [0.8], [0.97]], [1], every=10)
+    run.snapshots.update(dict.fromkeys([10, 15, 20, 30]))
+    assert [ParityLab.checkpoint_near(run, a) for a in (0.0, 0.6, 0.75, 1.0)] == [10, 10, 20, 30]

@@ -1,0 +1,127 @@
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from kdutils import curriculum, plots
+from kdutils.models import MLP
+from kdutils.stats import Arm
+from kdutils.training import Run
+
+SPARE = {f"spare {i}": plots.colour("some other method", i) for i in range(len(plots._SPARE))}
+PALETTE = {**plots.COLOURS, **SPARE}
+
+
+@pytest.fixture
+def ax() -> Iterator[Axes]:
+    with mpl.rc_context():
+        plots.style()
+        figure, axes = plt.subplots()
+        yield axes
+        figure.canvas.draw()
+        plt.close(figure)
+
+
+@pytest.fixture
+def arms(fake_run: Callable[..., Run]) -> dict[str, Arm]:
+    fast = fake_run([[0.5, 0.5, 0.5], [0.99, 0.7, 0.8], [0.99, 0.99, 0.97]], [1, 2, 3])
+    slow = fake_run([[0.5] * 3, [0.5] * 3, [0.6, 0.5, 0.7], [0.99, 0.6, 0.9]], [1, 2, 3])
+    never = fake_run([[0.5] * 3] * 4, [1, 2, 3])
+    seeds = (1, 2, 3)
+    return {
+        "extraction": Arm(fast, 1.0, seeds),
+        "one-shot": Arm(slow, 1.0, seeds),
+        "own method": Arm(never, 1.0, seeds),
+    }
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of WCAG 2."""
+    channels = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("name", PALETTE)
+def test_contrast_against_white(name: str) -> None:
+    """WCAG 2.2, criterion 1.4.11: 3:1 for graphics."""
+    contrast = (1 + 0.05) / (luminance(PALETTE[name]) + 0.05)
+    assert contrast >= 3, f"{PALETTE[name]} has {contrast:.2f}:1"
+
+
+def test_colours_are_all_different() -> None:
+    assert len({value.lower() for value in PALETTE.values()}) == len(plots.COLOURS) + len(plots._SPARE)
+    rgb = {name: np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for name, c in PALETTE.items()}
+    assert min(np.abs(rgb[a] - rgb[b]).max() for a, b in combinations(rgb, 2)) > 30
+
+
+def test_dashes_are_all_different() -> None:
+    assert len(set(plots.DASHES.values())) == len(plots.DASHES)
+
+
+@pytest.mark.parametrize("axis", ["samples", "flops"])
+def test_curves(ax: Axes, arms: dict[str, Arm], axis: str) -> None:
+    assert plots.curves(arms, axis, ax) is ax
+    assert [text for text in ax.get_legend_handles_labels()[1] if text in arms] == list(arms)
+    end = max(getattr(arm.run, axis)[-1] for arm in arms.values())
+    assert max(line.get_xdata()[-1] for line in ax.lines) == end
+    median = next(line for line in ax.lines if line.get_label() == "one-shot")
+    np.testing.assert_allclose(median.get_ydata(), [0.5, 0.5, 0.6, 0.9])
+
+
+@pytest.mark.parametrize("axis", ["samples", "flops"])
+def test_times(ax: Axes, arms: dict[str, Arm], axis: str) -> None:
+    plots.times(arms, 0.95, axis, ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(arms)
+    dots = {
+        int(line.get_ydata()[0]): len(line.get_xdata())
+        for line in ax.lines
+        if line.get_marker() == "o" and len(line.get_xdata())
+    }
+    assert dots == {0: 3, 1: 1}
+    assert sorted(text.get_text().strip() for text in ax.texts) == ["2 of 3 not finished", "3 of 3 not finished"]
+    arrows = [line for line in ax.lines if line.get_marker() == ">"]
+    assert [line.get_xdata()[0] for line in arrows] == [
+        arms[n].times(0.95, axis).limit for n in ("one-shot", "own method")
+    ]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_stems(ax: Axes, floor: float) -> None:
+    plots.stems([0.1, 0.5, 0.2, 0.6], [1, 3], ax, "title", floor)
+    heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bars in ax.containers for bar in bars}
+    assert heights == {0: 0.1, 1: 0.5, 2: 0.2, 3: 0.6}
+    on = next(bars for bars in ax.containers if bars.get_label() == "on the support")
+    assert [round(bar.get_x() + bar.get_width() / 2) for bar in on] == [1, 3]
+    assert ("sampling noise" in ax.get_legend_handles_labels()[1]) == (floor > 0)
+
+
+def test_timeline_is_to_scale(ax: Axes) -> None:
+    teacher = MLP(4, 5)
+    plans = [curriculum.from_labels(), curriculum.progressive({"a": teacher, "b": teacher}, teacher, 30)]
+    plots.timeline(plans, 100, ax)
+    segments = [(bar.get_x(), bar.get_width()) for bars in ax.containers for bar in bars]
+    assert segments == [(0, 100), (0, 30), (30, 30), (60, 40)]
+    assert [text.get_text() for text in ax.texts] == [
+        f"{i}. {stage.signal}" for plan in plans for i, stage in enumerate(plan.stages, 1)
+    ]
+
+
+def test_current_axes_are_the_default(ax: Axes, arms: dict[str, Arm]) -> None:
+    plt.sca(ax)
+    assert plots.curves(arms) is ax and plots.times(arms, 0.95) is ax and plots.stems([1, 2], [0]) is ax
+
+
+def test_saving_twice_gives_the_same_bytes(ax: Axes, tmp_path: Path) -> None:
+    ax.plot([1, 2])
+    paths = [tmp_path / "made" / name for name in ("a.png", "b.png")]
+    for path in paths:
+        plots.save(ax.figure, path)
+    first, second = (path.read_bytes() for path in paths)
+    assert first == second and len(first) > 1000

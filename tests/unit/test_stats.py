@@ -1,0 +1,179 @@
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+
+from kdutils import curriculum, stats
+from kdutils.ensemble import Ensemble
+from kdutils.models import MLP
+from kdutils.parity import SparseParity
+from kdutils.stats import Arm, Times, speedup
+from kdutils.training import Run, train
+
+INF = math.inf
+MakeRun = Callable[..., Run]
+
+
+def times(*values: float, limit: float = 100) -> Times:
+    return Times(np.array(values, dtype=float), limit)
+
+
+def test_first_time_at_the_threshold(fake_run: MakeRun) -> None:
+    run = fake_run([[0.5, 0.5, 0.9], [0.9, 0.5, 0.5], [0.5, 0.89, 0.9], [0.9, 0.5, 0.9]], [1, 2, 3])
+    found = Arm(run, 1.0, (1, 2, 3)).times(0.9)
+    assert found.values.tolist() == [40, INF, 0]
+    assert found.finished == 2
+    assert Arm(run, 1.0, (3, 1)).times(0.9).values.tolist() == [0, 40]
+
+
+def test_flops_stop_at_the_same_evaluation(fake_run: MakeRun) -> None:
+    arm = Arm(fake_run([[0.5, 0.5], [0.9, 0.5], [0.9, 0.9]], [1, 2], flops_a_step=7.0), 1.0, (1, 2))
+    samples, flops = arm.times(0.9), arm.times(0.9, "flops")
+    np.testing.assert_allclose(flops.values / samples.values, 7.0 / 4)
+    assert flops.limit / samples.limit == pytest.approx(7.0 / 4)
+
+
+@pytest.mark.parametrize("unfinished", [0, 1, 2, 3, 4, 5])
+def test_median_with_unfinished_runs(unfinished: int) -> None:
+    found = times(*range(1, 6 - unfinished), *[INF] * unfinished)
+    assert found.median == (3 if unfinished < 3 else INF)
+
+
+def test_median_is_one_of_the_values() -> None:
+    rng = np.random.default_rng(0)
+    for n in range(1, 9):
+        values = rng.normal(size=n)
+        middle = times(*values).median
+        assert middle in values
+        assert (values < middle).sum() <= n / 2 and (values > middle).sum() <= n / 2
+    assert times(1, 2).median == 2
+    assert times(1, INF).median == INF
+
+
+def test_median_along_an_axis() -> None:
+    table = np.array([[3.0, 1, INF], [INF, INF, 2]])
+    assert stats.median(table).tolist() == [3, INF]
+    assert stats.median(table, 0).tolist() == [INF, INF, INF]
+
+
+def test_interval_is_made_of_values_and_surrounds_the_median() -> None:
+    found = times(5, 9, 2, 7, 11, 3)
+    low, high = found.interval()
+    assert low <= found.median <= high
+    assert {low, high} <= set(found.values)
+    narrow = found.interval(0.2)
+    assert low <= narrow[0] <= narrow[1] <= high
+    assert times(4, 4, 4).interval() == (4, 4)
+
+
+def test_interval_of_two_is_both() -> None:
+    assert times(1, 2).interval() == (1, 2)  # a resample has the smaller one as its median with probability 1/4
+
+
+def test_interval_reaches_infinity_with_the_unfinished() -> None:
+    # 2 of 5 unfinished: a resample's median is infinite where 3 or more of its 5 draws are, probability 0.32
+    assert times(1, 2, 3, INF, INF).interval()[1] == INF
+    assert times(INF, INF, INF).interval() == (INF, INF)
+
+
+def test_interval_is_reproducible() -> None:
+    np.random.seed(0)
+    first = times(5, 9, 2, 7, 11).interval()
+    np.random.seed(1)
+    assert times(5, 9, 2, 7, 11).interval() == first
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    covered = [low <= 0 <= high for low, high in (times(*rng.normal(size=15)).interval() for _ in range(120))]
+    assert np.mean(covered) > 0.8  # 90 % in the limit; three standard errors of 120 repetitions below, and small n
+
+
+def test_text_shows_the_unfinished_as_larger_than_the_limit() -> None:
+    assert str(times(1, INF, INF, limit=1234)).startswith("> 1,234 [")
+    assert str(times(1000, 1000, limit=5)) == "1,000 [1,000, 1,000]"
+
+
+def test_rate_is_chosen_on_the_tuning_seeds_alone(fake_run: MakeRun) -> None:
+    # members: rate 0.1 on seeds 9, 1, 2; then rate 1.0 on the same
+    good_for_tuning = [[0.5] * 6, [0.99, 0.5, 0.5, 0.5, 0.99, 0.99], [0.99, 0.5, 0.5, 0.5, 0.99, 0.99]]
+    arm = Arm.tuned(fake_run(good_for_tuning, [9, 1, 2], [0.1, 1.0]), 0.95, [9])
+    assert (arm.learning_rate, arm.seeds, arm.members) == (0.1, (1, 2), [1, 2])
+    assert np.array_equal(arm.accuracy, arm.run.accuracy[:, [1, 2]])
+    swapped = [[*row[:1], *row[4:], *row[3:4], *row[1:3]] for row in good_for_tuning]  # the reported seeds' fates
+    assert Arm.tuned(fake_run(swapped, [9, 1, 2], [0.1, 1.0]), 0.95, [9]).learning_rate == 0.1
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast"),
+    [
+        ([[0.5, 0.5], [0.99, 0.5], [0.99, 0.5]], [[0.5, 0.5], [0.5, 0.99], [0.99, 0.99]]),  # more finished
+        ([[0.5, 0.5], [0.5, 0.5], [0.99, 0.99]], [[0.5, 0.5], [0.99, 0.99], [0.96, 0.96]]),  # sooner
+        (
+            [[0.5, 0.5], [0.9, 0.9], [0.6, 0.6]],
+            [[0.5, 0.5], [0.5, 0.5], [0.7, 0.7]],
+        ),  # none finished: better at the end
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_makes_a_rate_better(fake_run: MakeRun, slow: list, fast: list, order: int) -> None:
+    """Rate 0.1 is `slow` on the tuning seeds 8 and 9, rate 1.0 is `fast`."""
+    rates, parts = [0.1, 1.0][::order], [slow, fast][::order]
+    accuracy = [[*a, 0.5, *b, 0.5] for a, b in zip(*parts, strict=True)]
+    assert Arm.tuned(fake_run(accuracy, [8, 9, 1], rates), 0.95, [8, 9]).learning_rate == 1.0
+
+
+def test_members_that_do_not_exist(fake_run: MakeRun) -> None:
+    run = fake_run([[0.5] * 4] * 2, [1, 2], [0.1, 1.0])
+    with pytest.raises(ValueError, match=r"no members of learning rate 0.3.*\(0.1, 1.0\)"):
+        _ = Arm(run, 0.3, (1,)).members
+    with pytest.raises(ValueError, match=r"seeds \[7\].*seeds \(1, 2\)"):
+        _ = Arm(run, 0.1, (1, 7)).members
+
+
+def test_an_unfinished_seed_is_only_known_to_need_more_than_it_was_given(fake_run: MakeRun) -> None:
+    """A sweep stops once one rate is decided; the seeds of another that had not finished saw no more samples."""
+    run = fake_run([[0.5, 0.5], [0.5, 0.99]], [1], [0.1, 1.0], every=10, batch=4, budget_steps=1000)
+    assert Arm(run, 0.1, (1,)).times(0.95).limit <= run.samples[-1]
+
+
+def test_a_curriculum_shorter_than_the_budget_is_censored_where_it_ended() -> None:
+    plan = curriculum.Curriculum("short", (curriculum.Stage(curriculum.Labels(), 4),))
+    students = Ensemble(partial(MLP, 4, 3), [1])
+    run = train(students, SparseParity(4, 2), plan, steps=100, batch=8, evaluate_every=2, held_out=64)
+    found = Arm(run, 1.0, (1,)).times(1.01)
+    assert found.limit <= run.samples[-1]
+
+
+def test_speedup_is_paired() -> None:
+    found = speedup(times(10, 40, 60), times(5, 4, 3))
+    assert found.ratios.tolist() == [2, 10, 20]
+    assert found.median == 10 and not found.is_bound
+    low, high = found.interval()
+    assert {low, high} <= {2, 10, 20} and low <= 10 <= high
+
+
+def test_speedup_of_an_arm_over_itself_is_one() -> None:
+    found = speedup(times(3, 5, 8), times(3, 5, 8))
+    assert found.median == 1 and found.interval() == (1, 1)
+
+
+def test_slow_arm_unfinished_gives_a_lower_bound() -> None:
+    found = speedup(times(INF, 40, limit=100), times(5, 4))
+    assert found.ratios.tolist() == [20, 10]
+    assert found.bounded.tolist() == [True, False] and found.is_bound
+    later = speedup(times(5000, 40, limit=10_000), times(5, 4))
+    assert (later.ratios >= found.ratios).all()
+
+
+def test_fast_arm_unfinished_counts_as_zero() -> None:
+    assert speedup(times(10, 10), times(INF, 5)).ratios.tolist() == [0, 2]
+    both = speedup(times(INF), times(INF))
+    assert both.ratios.tolist() == [0] and both.is_bound
+
+
+def test_speedup_needs_the_same_seeds() -> None:
+    with pytest.raises(ValueError, match="3 and 2 seeds"):
+        speedup(times(1, 2, 3), times(1, 2))
