@@ -66,7 +66,7 @@ _AXES = {"samples": "training samples", "flops": "operations (teacher's forward 
 
 
 def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: Axes | None = None) -> Axes:
-    """Samples (or FLOPs) to `threshold`: a dot a seed, a bar at the median, an arrow at the budget for the unfinished."""
+    """Samples (or FLOPs) to `threshold`: a dot a seed, a bar at the median, an arrow for the unfinished."""
     ax = plt.gca() if ax is None else ax
     for row, (name, arm) in enumerate(arms.items()):
         found, shade = arm.times(threshold, axis), colour(name, row)

@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -111,12 +112,35 @@ def main() -> None:
         execute(name, options.profile, f"chapter {number}/{len(names)} {name} ({elapsed:.0f} s so far{remaining})")
         remember_seconds(options.profile, {name: round(time.perf_counter() - begun, 1)})
     print(f"{len(names)} chapters executed at {options.profile} in {time.perf_counter() - started:.0f} s")
+    if options.profile == "book":
+        update_readme()
     if options.check:
         changed = {k: (v, verdicts(kept / options.profile).get(k)) for k, v in before.items()}
         changed = {k: v for k, v in changed.items() if v[0] != v[1]}
         if changed:
             sys.exit(f"verdicts differ from the recorded ones: {changed}")
         print(f"all {len(before)} verdicts as recorded")
+
+
+def chapter_table(folder: Path) -> str:
+    """The README's rows: each chapter, its claim, and the measured minutes of training it rests on."""
+    rows = ["| chapter | claim | training it rests on, at `book` on two cores |", "|---|---|---|"]
+    for path in sorted(folder.glob("[0-9]*.json")):
+        title, claim = re.match(
+            r"# (.+)\n\n\*\*(.+)\*\*", jupytext.read(TEXT / f"{path.stem}.md").cells[0].source
+        ).groups()
+        minutes = json.loads(path.read_text(encoding="utf-8"))["cost"]["seconds"] / 60
+        rows.append(f"| [{title}](book/{path.stem}.ipynb) | {claim} | {minutes:.1f} min |")
+    return "\n".join(rows)
+
+
+def update_readme() -> None:
+    """Put the chapter table of the book profile between its marks in the README."""
+    readme = ROOT / "README.md"
+    start, rest = readme.read_text(encoding="utf-8").split("<!-- chapters -->\n")
+    end = rest.split("<!-- /chapters -->")[1]
+    table = chapter_table(BOOK / "results" / "book")
+    readme.write_text(f"{start}<!-- chapters -->\n{table}\n<!-- /chapters -->{end}", encoding="utf-8")
 
 
 def verdicts(folder: Path) -> dict[str, str]:
