@@ -71,13 +71,13 @@ def coefficients(values: torch.Tensor, x: torch.Tensor, sets: Sequence[Sequence[
     return features.T @ values / len(x)
 
 
-@torch.no_grad()
 def signed_output(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """A two-class network as a function to [-1, 1]: p(class 0) - p(class 1), so +1 where it is sure of parity +1."""
 
     def function(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            p = models.outputs_at(network, x)[models.OUTPUT].softmax(-1)
+            parts = [models.outputs_at(network, part)[models.OUTPUT].softmax(-1) for part in x.split(16_384)]
+        p = torch.cat(parts)  # in parts: the hidden layer of a wide network on many samples is large
         return p[:, 0] - p[:, 1]
 
     return function
