@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from kdutils.curriculum import Curriculum
 from kdutils.stats import Arm
@@ -92,10 +92,10 @@ def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: 
     )
     ax.set_ylim(len(arms) - 0.4, -0.7)
     low, high = ax.get_xlim()
-    ax.set_xlim(low / 2, high)  # room for the words beside an arrow
-    for which in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
-        which(EngFormatter(sep=""))
-    ax.tick_params(axis="x", which="both", labelsize=10)
+    ax.set_xlim(low / 3, high)  # room for the words beside an arrow
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
     return ax
 
 
