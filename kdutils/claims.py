@@ -48,6 +48,8 @@ class Claim:
         low, high = self.interval
         if any(math.isnan(v) for v in (self.value, low, high)):
             return "unclear"
+        if self.bound:
+            low, high = low, math.inf
         if self.band[0] <= low and high <= self.band[1]:
             return "holds"
         return "fails" if high < self.band[0] or low > self.band[1] else "unclear"

@@ -50,7 +50,7 @@ class Ensemble:
         for seed in self.seeds:
             with seeding.global_rng(seed, "init"):
                 networks.append(make())
-        self.skeleton = networks[0].to(self.device)
+        self.skeleton = networks[0].to(self.device).eval()
         self.parameters = self._stack([dict(n.named_parameters()) for n in networks])
         self.buffers = self._stack([dict(n.named_buffers()) for n in networks])
 
@@ -128,7 +128,7 @@ class Ensemble:
         first.load_state_dict({name: value[0] for name, value in state.items()}, strict=False)
         return {
             "network": first,
-            "all": list(state.values()),
+            "all": state,
             "seeds": self.seeds,
             "learning rates": self.learning_rates,
         }

@@ -64,7 +64,8 @@ def outputs_at(
     """
     state = {} if state is None else state
     if paths == (OUTPUT,):
-        return {OUTPUT: functional_call(model, state, (x,))}
+        output = functional_call(model, state, (x,))
+        return {OUTPUT: output[0] if isinstance(output, tuple) else output}
     seen: dict[str, torch.Tensor] = {}
 
     def keep(path: str):
@@ -75,7 +76,8 @@ def outputs_at(
 
         return hook
 
-    handles = [module_at(model, path).register_forward_hook(keep(path)) for path in paths]
+    modules = [module_at(model, path) for path in paths]
+    handles = [m.register_forward_hook(keep(path)) for m, path in zip(modules, paths, strict=True)]
     try:
         functional_call(model, state, (x,))
     except _Reached:

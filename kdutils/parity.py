@@ -45,6 +45,8 @@ class SparseParity:
         if self.k > self.d:
             raise ValueError(f"k={self.k} bits cannot be chosen out of d={self.d}: take k <= d")
         support = tuple(range(self.k)) if self.support is None else tuple(int(i) for i in self.support)
+        if self.support is not None and any(i != j for i, j in zip(support, self.support, strict=True)):
+            raise ValueError(f"support positions must be whole numbers, got {list(self.support)}")
         if len(support) != self.k or len(set(support)) != self.k:
             raise ValueError(f"the support needs k={self.k} different positions, got {list(support)}")
         outside = [i for i in support if not 0 <= i < self.d]

@@ -25,7 +25,7 @@ DASHES = {
     "progressive": (0, (5, 1, 1, 1)),
     "untrained": (0, (3, 1, 1, 1, 1, 1)),
 }
-_SPARE = ("#E69F00", "#56B4E9", "#882255", "#117733", "#332288")
+_SPARE = ("#A87000", "#3C8DC5", "#882255", "#117733", "#332288")
 SIZE = (7.2, 4.0)  # inches: fits the page, and is still legible scaled to a phone
 
 

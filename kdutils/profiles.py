@@ -14,6 +14,12 @@ import torch
 PARAMETERS = ("profile", "device", "seeds", "overrides")
 
 
+def _like(value, model):
+    if isinstance(model, list):
+        return isinstance(value, list) and all(_like(item, model[0]) for item in value)
+    return isinstance(value, int | float if isinstance(model, float) else type(model)) and not isinstance(value, bool)
+
+
 def load(
     section: str,
     profile: str | None = None,
@@ -47,8 +53,7 @@ def load(
     for name, value in changes.items():
         if name not in settings:
             raise ValueError(f"unknown setting {name!r}: {section} has {', '.join(settings)}")
-        wanted = type(settings[name])
-        if not isinstance(value, int | float if wanted is float else wanted) or isinstance(value, bool):
+        if not _like(value, settings[name]):
             raise ValueError(f"setting {name!r} must be like {settings[name]!r}, not {value!r}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():

@@ -182,7 +182,7 @@ class Hidden:
         return Bound((self.student_layer,), target, loss, tensors={"projection": projection})
 
     def __str__(self) -> str:
-        return f"{self.projection.__name__} projection of `{self.layer}` of {self.name}"
+        return f"{getattr(self.projection, 'func', self.projection).__name__} projection of `{self.layer}` of {self.name}"
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,7 @@ class Arm:
         along = getattr(self.run, axis).astype(float)
         reached = self.accuracy >= threshold
         first = np.where(reached.any(0), along[reached.argmax(0)], np.inf)
-        # a run stops early once everybody has finished: the limit is where it would have ended
-        rate = (along[-1] - along[-2]) / (self.run.samples[-1] - self.run.samples[-2])
-        return Times(first, float(along[-1] + rate * (self.run.budget - self.run.samples[-1])))
+        return Times(first, float(along[-1]))
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,10 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
     return h.hexdigest()
 
 
+def _checksum(tensors, meta):
+    return hashlib.sha256((digest(tensors) + json.dumps(meta, sort_keys=True)).encode()).hexdigest()
+
+
 def describe(thing: Any) -> Any:
     """`thing` as plain JSON data that changes whenever a run made with it could change.
 
@@ -70,8 +74,13 @@ def _named(thing: Any) -> dict[str, str]:
     name = f"{thing.__module__}.{thing.__qualname__}"
     if name.split(".")[0] in {"kdutils", "torch"}:
         return {"is": name}
+    if inspect.isfunction(thing) and (thing.__closure__ or thing.__defaults__ or thing.__kwdefaults__):
+        captured = [cell.cell_contents for cell in thing.__closure__ or ()]
+        extra = {"with": describe([captured, thing.__defaults__, thing.__kwdefaults__])}
+    else:
+        extra = {}
     try:
-        return {"is": name, "source": hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()}
+        return {"is": name, **extra, "source": hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()}
     except (OSError, TypeError):  # typed at a prompt, or built in
         return {"is": name}
 
@@ -123,7 +132,7 @@ class Store:
             with safe_open(path, framework="pt") as file:
                 meta = json.loads(file.metadata()["kdutils"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if meta.pop("digest") != digest(tensors):
+            if meta.pop("digest") != _checksum(tensors, meta):
                 raise ValueError("its contents do not match their checksum")
             return tensors, meta
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -135,7 +144,7 @@ class Store:
         if not self._writable:
             return
         tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-        text = json.dumps({**meta, "digest": digest(tensors)})
+        text = json.dumps({**meta, "digest": _checksum(tensors, meta)})
         temporary = None
         try:
             self.root.mkdir(parents=True, exist_ok=True)
