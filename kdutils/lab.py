@@ -17,7 +17,7 @@ from kdutils.store import Store
 from kdutils.training import Run, train
 
 THRESHOLD = 0.95  # "solved": held-out accuracy
-DONE = 0.99  # a run stops once all its members are here
+DONE = 0.99  # a run stops once every seed of one learning rate has been here
 
 
 class ParityLab:

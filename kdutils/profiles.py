@@ -14,7 +14,8 @@ import torch
 PARAMETERS = ("profile", "device", "seeds", "overrides")
 
 
-def _like(value, model):
+def _like(value: Any, model: Any) -> bool:
+    """Whether `value` is of the kind of `model`, item by item for lists."""
     if isinstance(model, list):
         return isinstance(value, list) and all(_like(item, model[0]) for item in value)
     return isinstance(value, int | float if isinstance(model, float) else type(model)) and not isinstance(value, bool)

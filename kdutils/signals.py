@@ -182,7 +182,8 @@ class Hidden:
         return Bound((self.student_layer,), target, loss, tensors={"projection": projection})
 
     def __str__(self) -> str:
-        return f"{getattr(self.projection, 'func', self.projection).__name__} projection of `{self.layer}` of {self.name}"
+        function = getattr(self.projection, "func", self.projection)  # inside a functools.partial
+        return f"{function.__name__} projection of `{self.layer}` of {self.name}"
 
 
 @dataclass(frozen=True)

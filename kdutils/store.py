@@ -33,7 +33,7 @@ def digest(tensors: dict[str, torch.Tensor]) -> str:
     return h.hexdigest()
 
 
-def _checksum(tensors, meta):
+def _checksum(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> str:
     return hashlib.sha256((digest(tensors) + json.dumps(meta, sort_keys=True)).encode()).hexdigest()
 
 
