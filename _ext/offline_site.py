@@ -1,8 +1,25 @@
-"""Keep the site self-contained and its console clean: no script twice, and no Thebe where it is not offered."""
+"""Keep the site self-contained and its console clean: no script twice, and no Thebe where it is not offered.
+
+Where the fetched browser files are missing (`tools/fetch_site_assets.py`), math and widgets come from the network.
+"""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from myst_nb.core.config import ipywidgets_js_factory
+from sphinx.ext.mathjax import MATHJAX_URL
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+
+def _need_vendor(app: Any, config: Any) -> None:
+    if (Path(app.confdir) / "site_assets" / "vendor" / "STAMP").is_file():
+        return
+    config.mathjax_path, config.nb_ipywidgets_js = MATHJAX_URL, ipywidgets_js_factory()
+    logger.warning("site_assets/vendor is missing, so the site needs a network: run tools/fetch_site_assets.py first")
 
 
 def _clean(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
@@ -21,5 +38,6 @@ def _clean(app: Any, page: str, template: str, context: dict[str, Any], doctree:
 
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx's entry point."""
+    app.connect("config-inited", _need_vendor, priority=100)
     app.connect("html-page-context", _clean, priority=900)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,5 +1,6 @@
 // Open pages in one headless Chromium and report what a reader would trip over, one JSON line a page.
 // node visit.mjs CHROMIUM SCREENSHOTS page.html ...   (SCREENSHOTS: a folder, or "-")
+// Each page is loaded once, then looked at wide and light, wide and dark, and at a phone's 360 px.
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import path from "node:path";
@@ -9,40 +10,80 @@ const { AxeBuilder } = require("@axe-core/playwright");
 const [executablePath, shots, ...pages] = process.argv.slice(2);
 const browser = await chromium.launch({ executablePath, args: ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"] });
 
-async function visit(file, width, scheme) {
-  const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme: scheme });
-  const page = await context.newPage();
-  const found = { outside: [], failed: [], console: [] };
-  page.on("request", (r) => { if (!/^(file|data|blob):/.test(r.url())) found.outside.push(r.url()); });
-  page.on("requestfailed", (r) => found.failed.push(r.url()));
-  page.on("console", (m) => { if (m.type() === "error") found.console.push(m.text()); });
-  page.on("pageerror", (e) => found.console.push(e.message));
-  await page.goto(pathToFileURL(file).href, { waitUntil: "load" });
-  await page.waitForTimeout(1200);
-  Object.assign(found, await page.evaluate(() => ({
-    overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
-    alt: [...document.querySelectorAll("main img")].filter((i) => !i.alt || /\.(png|svg)$/.test(i.alt)).map((i) => i.src),
+// Math is typeset and every widget is drawn.
+const settled = () =>
+  document.readyState === "complete" &&
+  [...document.querySelectorAll(".math")].every((e) => e.querySelector("mjx-container")) &&
+  document.querySelectorAll(".jupyter-widgets").length >= document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']").length;
+
+const look = () => {
+  const prose = [...document.querySelectorAll("main p, main li, main td, main th, main h1, main h2, main h3")].filter((e) => !e.closest("pre, code, .highlight"));
+  const said = (e) => [...e.childNodes].filter((n) => n.nodeType === Node.TEXT_NODE).map((n) => n.textContent).join(" ");
+  return {
+    alt: [...document.querySelectorAll("img")].filter((i) => !i.alt.trim() || /\.(png|svg|jpe?g|gif|webp)$/i.test(i.alt)).map((i) => i.src),
     math: document.querySelectorAll("mjx-container").length,
-    raw: [...document.querySelectorAll(".math")].filter((e) => !e.querySelector("mjx-container")).length,
-  })));
-  return { context, page, found };
+    raw: [
+      ...[...document.querySelectorAll(".math")].filter((e) => !e.querySelector("mjx-container")).map((e) => e.textContent),
+      ...prose.map(said).filter((text) => /\\[([]|\$\$/.test(text)),
+      ...[...document.querySelectorAll("mjx-merror")].map((e) => `TeX error: ${e.dataset.mjxError ?? e.textContent}`),
+    ],
+    widgets: {
+      stored: document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']").length,
+      drawn: [...document.querySelectorAll(".jupyter-widgets")].filter((e) => !e.parentElement.closest(".jupyter-widgets")).length,
+    },
+  };
+};
+
+// What sticks out of the page, the innermost elements first; [] when the page does not scroll sideways.
+const sideways = () => {
+  const root = document.documentElement;
+  if (root.scrollWidth <= root.clientWidth) return [];
+  const inside = (e) => { for (let p = e.parentElement; p; p = p.parentElement) if (p !== document.body && p !== root && getComputedStyle(p).overflowX !== "visible") return true; return false; };
+  const out = [...document.querySelectorAll("main *")].filter((e) => e.getBoundingClientRect().right > root.clientWidth + 1 && !inside(e));
+  return [`page is ${root.scrollWidth} px wide`, ...out.slice(-3).map((e) => e.outerHTML.slice(0, 120))];
+};
+
+async function axe(page, builder) {
+  // preload would fetch the style sheets again, which file:// forbids. (options() must come before the choice of rules.)
+  const report = await builder(new AxeBuilder({ page }).options({ preload: false })).analyze();
+  return report.violations
+    .filter((v) => ["serious", "critical"].includes(v.impact))
+    .flatMap((v) => v.nodes.map((n) => ({ rule: v.id, target: n.target.join(" "), html: n.html.slice(0, 200) })));
 }
 
 for (const file of pages) {
   const name = path.basename(file, ".html");
-  const wide = await visit(file, 1280, "light");
-  const report = await new AxeBuilder({ page: wide.page }).withTags(["wcag2a", "wcag2aa"]).options({ preload: false }).analyze();
-  const axe = report.violations.filter((v) => ["serious", "critical"].includes(v.impact)).flatMap((v) => v.nodes.map((n) => `${v.id}: ${n.target} ${n.html.slice(0, 120)}`));
-  const phone = await visit(file, 360, "light");
-  if (shots !== "-") {
-    await wide.page.screenshot({ path: path.join(shots, `${name}-desktop.png`), fullPage: true });
-    await phone.page.screenshot({ path: path.join(shots, `${name}-phone.png`), fullPage: true });
-    const dark = await visit(file, 1280, "dark");
-    await dark.page.screenshot({ path: path.join(shots, `${name}-dark.png`), fullPage: true });
-    await dark.context.close();
-  }
-  console.log(JSON.stringify({ page: name, ...wide.found, phoneOverflow: phone.found.overflow, axe }));
-  await wide.context.close();
-  await phone.context.close();
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: "light" });
+  const found = { page: name, outside: [], failed: [], console: [], sideways: {}, axe: {} };
+  await context.route(/^(?!file:|data:|blob:|about:)/, (route) => { found.outside.push(route.request().url()); return route.abort(); });
+  const page = await context.newPage();
+  page.on("requestfailed", (r) => { if (/^(file|data|blob):/.test(r.url())) found.failed.push(r.url()); });
+  page.on("console", (m) => { if (m.type() === "error") found.console.push(m.text()); });
+  page.on("pageerror", (e) => found.console.push(e.message));
+  const shoot = (kind) => shots === "-" ? null : page.screenshot({ path: path.join(shots, `${name}-${kind}.png`), fullPage: true });
+
+  await page.goto(pathToFileURL(file).href, { waitUntil: "load" });
+  await page.waitForFunction(settled, null, { timeout: 20000 }).catch(() => {}); // what never settles shows in the report
+  await page.waitForTimeout(300);
+  Object.assign(found, await page.evaluate(look));
+  found.sideways.desktop = await page.evaluate(sideways);
+  found.axe.light = await axe(page, (b) => b.withTags(["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]));
+  await shoot("desktop");
+
+  await page.emulateMedia({ colorScheme: "dark" });
+  await page.evaluate(() => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = "dark"; });
+  await page.waitForTimeout(500); // colours fade
+  found.axe.dark = await axe(page, (b) => b.withRules(["color-contrast"]));
+  await shoot("dark");
+
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.evaluate(() => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = "light"; });
+  await page.setViewportSize({ width: 360, height: 780 });
+  await page.waitForTimeout(500);
+  found.sideways.phone = await page.evaluate(sideways);
+  await shoot("phone");
+
+  console.log(JSON.stringify(found));
+  await context.close();
 }
 await browser.close();
