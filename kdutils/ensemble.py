@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.func import vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdutils import models, seeding
 
@@ -94,7 +95,8 @@ class Ensemble:
         if len(self) == 1:  # the same thing without vmap's overhead
             single = one({name: value.squeeze(0) for name, value in state.items()}, x.squeeze(0))
             return {path: value[None] for path, value in single.items()}
-        return vmap(one, randomness="different")(state, self.spread(x))
+        with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused kernels: it would loop over members
+            return vmap(one, randomness="different")(state, self.spread(x))
 
     def member(self, index: int) -> nn.Module:
         """A plain copy of one member, in eval mode."""

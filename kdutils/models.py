@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 OUTPUT = ""  # the path of a module in itself (`nn.Module.get_submodule("")`): the network's own output
 
@@ -24,6 +25,81 @@ class MLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (..., classes) of inputs (..., d)."""
         return self.readout(self.act(self.hidden(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention, then a two-layer network, each added to what came in."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, h: torch.Tensor, causal: bool, attend: torch.Tensor | None = None) -> torch.Tensor:
+        """(batch, length, width) -> the same; `attend` (batch, 1, 1, length) is False at keys to be ignored."""
+        q, k, v = self.qkv(self.norm1(h)).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2).unbind(0)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=causal)
+        h = h + self.project(mixed.transpose(-3, -2).flatten(-2))
+        return h + self.down(F.relu(self.up(self.norm2(h))))
+
+
+class Transformer(nn.Module):
+    """A small pre-norm transformer with learned positions and ReLU, no dropout, no tied weights.
+
+    Module paths: `embed`, then `blocks.0`, `blocks.1`, ... (the residual stream after each block), `norm`
+    (the last one through the final layer norm) and `readout`.
+
+    Args:
+        vocabulary: number of token ids.
+        width: size of the residual stream; heads: attention heads, each `width / heads` wide.
+        layers: number of blocks.
+        context: longest sequence.
+        classes: outputs at a position; the vocabulary when left out.
+        causal: a position sees itself and those before it; else all.
+        last: read the answer from the last position only (one label a sequence).
+        padding: a token id that no position attends to.
+
+    Raises:
+        ValueError: when the heads do not divide the width, or padding is asked of a causal model.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        width: int,
+        heads: int,
+        layers: int,
+        context: int,
+        classes: int | None = None,
+        causal: bool = True,
+        last: bool = False,
+        padding: int | None = None,
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"{heads} heads cannot share a width of {width}: take a multiple")
+        if causal and padding is not None:
+            raise ValueError("a causal model needs no padding id: what it predicts never sees what comes after")
+        self.causal, self.last, self.padding, self.context = causal, last, padding, context
+        self.embed, self.position = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm, self.readout = nn.LayerNorm(width), nn.Linear(width, classes or vocabulary)
+        for table in (self.embed, self.position):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits of token ids (batch, length): (batch, length, classes), or (batch, classes) with `last`."""
+        length = tokens.shape[-1]
+        if length > self.context:
+            raise ValueError(f"a sequence of {length} tokens does not fit in a context of {self.context}")
+        attend = None if self.padding is None else (tokens != self.padding)[:, None, None, :]
+        h = self.embed(tokens) + self.position.weight[:length]
+        for block in self.blocks:
+            h = block(h, self.causal, attend)
+        h = self.norm(h)
+        return self.readout(h[:, -1] if self.last else h)
 
 
 class _Reached(Exception):

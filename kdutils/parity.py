@@ -21,6 +21,7 @@ class SparseParity:
         k: number of bits the label depends on, 1 <= k <= d.
         support: which bits those are; the first `k` when left out. For an MLP the choice makes no
             difference (its initial weights treat every bit alike); `with_random_support` draws one.
+        tokens: give the bits as token ids, 0 for +1 and 1 for -1, for a network that embeds them.
 
     Raises:
         ValueError: when the numbers do not describe a sparse parity; the message says which.
@@ -34,6 +35,7 @@ class SparseParity:
     d: int
     k: int
     support: tuple[int, ...] | None = None
+    tokens: bool = False
 
     classes = 2
 
@@ -65,11 +67,12 @@ class SparseParity:
         """Draw `n` fresh examples on the generator's device.
 
         Returns:
-            x: (n, d) float32 of -1 and +1, and y: (n,) int64 class labels.
+            x: (n, d) float32 of -1 and +1 (int64 of 0 and 1 with `tokens`), and y: (n,) int64 class labels.
         """
         x = torch.empty(n, self.d, device=generator.device).random_(0, 2, generator=generator)
         x.mul_(2).sub_(1)
-        return x, self.label(x)
+        y = self.label(x)
+        return ((x < 0).long() if self.tokens else x), y
 
     def label(self, x: torch.Tensor) -> torch.Tensor:
         """Class of each row of `x` (..., d): 0 where the product over the support is +1, else 1."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -19,6 +19,8 @@ from kdutils import models, seeding
 from kdutils.ensemble import Ensemble
 from kdutils.projections import Projection, gaussian
 
+IGNORE = -100  # a label of positions where nothing is asked (torch's default ignore_index)
+
 
 @dataclass
 class Bound:
@@ -26,7 +28,8 @@ class Bound:
 
     Attributes:
         reads: paths of the student's modules whose outputs the loss needs.
-        target: (x, y) with one batch a seed -> target (seeds, batch, ...); no gradient flows into it.
+        target: (x, y) with one batch a seed -> target (seeds, batch, ...), or a pair of it and a mask of the
+            positions that count; no gradient flows into it.
         loss: ({path: (members, batch, ...)}, target spread to members) -> one loss a member (members,).
         parameters: the signal's own trainable tensors, members first (a learned regressor has some).
         tensors: fixed tensors worth recording (projections), seeds first.
@@ -42,9 +45,23 @@ class Bound:
 class Signal(Protocol):
     """Anything with `bind`; a new method is a new signal."""
 
-    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
-        """Tie the signal to `students`; `x` (seeds, n, ...) is a calibration sample for each seed."""
+    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+        """Tie the signal to `students`; `x` and its labels `y` (seeds, n, ...) are a calibration sample a seed."""
         ...
+
+
+def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Nats by position: logits (..., classes), labels (...) -> (...), 0 where the label is `IGNORE`."""
+    flat = F.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none", ignore_index=IGNORE)
+    return flat.view(y.shape)
+
+
+def _mean(values: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+    """(members, ...) -> (members,): the mean over all positions, or over those of weight 1."""
+    if weights is None:
+        return values.flatten(1).mean(1)
+    weights = weights.to(values.dtype)
+    return (values * weights).flatten(1).sum(1) / weights.flatten(1).sum(1).clamp_min(1)
 
 
 def distillation_loss(
@@ -70,10 +87,13 @@ def distillation_loss(
     >>> all(abs(distillation_loss(z, z + shift, 2.0, 2.0)) < 1e-6 for shift in (0, 5))
     True
     """
-    teacher = F.log_softmax(teacher_logits / teacher_temperature, -1)
-    student = F.log_softmax(student_logits / student_temperature, -1)
-    divergence = (teacher.exp() * (teacher - student)).sum(-1)
-    return student_temperature**2 * divergence.mean(-1)
+    return _divergence(student_logits, teacher_logits, teacher_temperature, student_temperature).mean(-1)
+
+
+def _divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, t: float, s: float) -> torch.Tensor:
+    """`distillation_loss` by position: (..., classes) -> (...)."""
+    teacher, student = F.log_softmax(teacher_logits / t, -1), F.log_softmax(student_logits / s, -1)
+    return s**2 * (teacher.exp() * (teacher - student)).sum(-1)
 
 
 def _frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
@@ -87,10 +107,12 @@ def _read(teacher: nn.Module, x: torch.Tensor, path: str) -> torch.Tensor:
     return models.outputs_at(teacher, x.flatten(0, 1), (path,))[path].unflatten(0, x.shape[:2])
 
 
-def _standardiser(sample: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+def _standardiser(sample: torch.Tensor, weights: torch.Tensor | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
     """Centre every unit and divide all by one root mean square, both taken from a sample (seeds, n, units)."""
-    mean = sample.mean(1, keepdim=True)
-    scale = (sample - mean).square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-12)
+    w = torch.ones_like(sample[..., :1]) if weights is None else weights.to(sample.dtype)[..., None]
+    w = w / w.sum(1, keepdim=True).clamp_min(1)
+    mean = (sample * w).sum(1, keepdim=True)
+    scale = ((sample - mean).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt().clamp_min(1e-12)
     return lambda h: (h - mean) / scale
 
 
@@ -98,11 +120,9 @@ def _standardiser(sample: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor
 class Labels:
     """The task's own labels; cross-entropy."""
 
-    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-            logits = values[models.OUTPUT]
-            flat = F.cross_entropy(logits.flatten(0, -2), target.flatten(), reduction="none")
-            return flat.view(len(students), -1).mean(1)
+            return _mean(cross_entropy(values[models.OUTPUT], target), target != IGNORE)
 
         return Bound((models.OUTPUT,), lambda x, y: y, loss)
 
@@ -112,7 +132,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Output:
-    """A teacher's output distribution; see `distillation_loss` for the two temperatures."""
+    """A teacher's output distribution, wherever the task asks; see `distillation_loss` for the temperatures."""
 
     teacher: nn.Module
     teacher_temperature: float = 1.0
@@ -123,14 +143,19 @@ class Output:
         if min(self.teacher_temperature, self.student_temperature) <= 0:
             raise ValueError("temperatures must be positive; for argmax labels use a small one, such as 1e-3")
 
-    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         teacher = _frozen(self.teacher, students.device)
         temperatures = self.teacher_temperature, self.student_temperature
 
-        def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-            return distillation_loss(values[models.OUTPUT].flatten(1, -2), target.flatten(1, -2), *temperatures)
+        def target(x: torch.Tensor, y: torch.Tensor) -> Any:
+            logits = _read(teacher, x, models.OUTPUT)
+            return (logits, y != IGNORE) if logits.dim() > 3 else logits  # one label a sample: asked everywhere
 
-        return Bound((models.OUTPUT,), lambda x, y: _read(teacher, x, models.OUTPUT), loss)
+        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
+            logits, asked = target if isinstance(target, tuple) else (target, None)
+            return _mean(_divergence(values[models.OUTPUT], logits, *temperatures), asked)
+
+        return Bound((models.OUTPUT,), target, loss)
 
     def __str__(self) -> str:
         return f"output of {self.name}"
@@ -145,9 +170,11 @@ class Hidden:
 
     Args:
         teacher: any network; `layer` the path of the module to read (`hidden` and `act` of an `MLP` are the
-            hidden layer before and after its ReLU).
+            hidden layer before and after its ReLU, `blocks.0` of a `Transformer` its first residual stream).
         student_layer: the path of the student's module that has to match.
         projection: a function of `kdutils.projections`.
+        positions: of a sequence: "all", "asked" (where the task asks for an answer) or "tokens" (all but padding).
+        normalise: "sample" as above; "position" layer-normalises both sides at every position besides.
     """
 
     teacher: nn.Module
@@ -155,13 +182,20 @@ class Hidden:
     student_layer: str = "act"
     projection: Projection = gaussian
     name: str = "final teacher"
+    positions: str = "all"
+    normalise: str = "sample"
 
     def __post_init__(self) -> None:
         models.module_at(self.teacher, self.layer)
+        for field_name, choices in (("positions", ("all", "asked", "tokens")), ("normalise", ("sample", "position"))):
+            if getattr(self, field_name) not in choices:
+                raise ValueError(f"{field_name} must be one of {choices}, not {getattr(self, field_name)!r}")
 
-    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         teacher = _frozen(self.teacher, students.device)
-        hidden = _read(teacher, x, self.layer).flatten(1, -2)
+        hidden = _read(teacher, x, self.layer)
+        weights = self._weights(x, y, hidden)
+        hidden = hidden.flatten(1, -2)
         width = students.width_at(self.student_layer, x)
         projection = torch.stack(
             [
@@ -169,17 +203,35 @@ class Hidden:
                 for h, seed in zip(hidden, students.seeds, strict=True)
             ]
         )
-        standardise = _standardiser(hidden @ projection.mT)
+        standardise = _standardiser(hidden @ projection.mT, None if weights is None else weights.flatten(1))
 
-        def target(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        def target(x: torch.Tensor, y: torch.Tensor) -> Any:
             h = _read(teacher, x, self.layer)
-            flat = standardise(h.flatten(1, -2) @ projection.mT)
-            return flat.view(*h.shape[:-1], width)
+            wanted = standardise(h.flatten(1, -2) @ projection.mT).view(*h.shape[:-1], width)
+            if self.normalise == "position":
+                wanted = F.layer_norm(wanted, wanted.shape[-1:])
+            weights = self._weights(x, y, h)
+            return wanted if weights is None else (wanted, weights)
 
-        def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-            return 0.5 * (values[self.student_layer] - target).square().sum(-1).flatten(1).mean(1)
+        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
+            wanted, weights = target if isinstance(target, tuple) else (target, None)
+            h = values[self.student_layer]
+            if self.normalise == "position":
+                h = F.layer_norm(h, h.shape[-1:])
+            return _mean(0.5 * (h - wanted).square().sum(-1), weights)
 
         return Bound((self.student_layer,), target, loss, tensors={"projection": projection})
+
+    def _weights(self, x: torch.Tensor, y: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor | None:
+        """Which positions (seeds, batch, length) count; None for all."""
+        if self.positions == "all":
+            return None
+        if self.positions == "tokens":
+            padding = getattr(self.teacher, "padding", None)
+            return None if padding is None else x != padding
+        if y is None or y.shape != hidden.shape[:-1]:
+            raise ValueError("positions='asked' needs a task with one label a position")
+        return y != IGNORE
 
     def __str__(self) -> str:
         function = getattr(self.projection, "func", self.projection)  # inside a functools.partial
@@ -203,7 +255,7 @@ class Regressed:
     def __post_init__(self) -> None:
         models.module_at(self.teacher, self.layer)
 
-    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         teacher = _frozen(self.teacher, students.device)
         sample = _read(teacher, x, self.layer).flatten(1, -2)
         standardise = _standardiser(sample)
@@ -236,8 +288,8 @@ class WeightedSum:
 
     terms: tuple[tuple[float, Signal], ...]
 
-    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
-        bounds = [signal.bind(students, x) for _, signal in self.terms]
+    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+        bounds = [signal.bind(students, x, y) for _, signal in self.terms]
 
         def loss(values: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
             parts = [b.loss(values, t) for b, t in zip(bounds, targets, strict=True)]

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from kdutils import cost, models, seeding, store
+from kdutils import cost, models, seeding, signals, store
 from kdutils.curriculum import Curriculum
 from kdutils.ensemble import Ensemble
+from kdutils.optimisers import SGD, Optimiser
 from kdutils.signals import Bound, Signal
 
-CALIBRATION = 1024  # samples a seed that a stage reads once, to fix the scale of its targets
+CALIBRATION = 1024  # positions a seed that a stage reads once, to fix the scale of its targets; 64 samples at least
 
 
 class DivergenceError(RuntimeError):
@@ -81,21 +82,26 @@ def train(
     batch: int = 64,
     evaluate_every: int = 100,
     held_out: int = 2048,
+    held_out_task: Any = None,
+    optimiser: Optimiser = SGD(),  # noqa: B008 (frozen data)
     until: float | None = None,
     keep_every: int | None = None,
     runs: store.Store | None = None,
     progress: bool | None = None,
 ) -> Run:
-    """Train every member of `students` through `curriculum` by plain SGD on fresh samples.
+    """Train every member of `students` through `curriculum` on fresh samples.
 
-    `students` itself is left as it is. The learning rate is each member's own and constant; nothing is
-    reset between stages.
+    `students` itself is left as it is. The learning rate is each member's own. Between stages no parameter
+    is reset or frozen.
 
     Args:
-        task: has `sample(n, generator) -> (x, y)` on the generator's device.
+        task: has `sample(n, generator) -> (x, y)` on the generator's device; y holds one class a sample, or one
+            a position with `signals.IGNORE` where nothing is asked.
         steps: optimiser steps in all; a last stage of open length takes what the others leave.
         batch: samples a member sees in one step.
         evaluate_every: steps between evaluations on the same `held_out` samples.
+        held_out_task: where those come from, when not from fresh samples of `task` (a text's validation part).
+        optimiser: `SGD()` or `Adam(...)`.
         until: stop early, in the last stage, once every seed of one learning rate has reached this accuracy:
             the sweep is decided then, and slower learning rates need not finish.
         keep_every: steps between kept copies of all parameters (as teacher checkpoints are).
@@ -110,6 +116,7 @@ def train(
         "students": store.describe(students), "task": store.describe(task), "curriculum": store.describe(curriculum),
         "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "held_out": held_out,
         "until": until, "keep_every": keep_every, "device": students.device.type,
+        "held out task": store.describe(held_out_task), "optimiser": store.describe(optimiser),
     }  # fmt: skip
     key = store.key(settings)
     lengths = curriculum.lengths(steps)
@@ -117,7 +124,7 @@ def train(
     if stored is not None:
         return _from_store(*stored, key, settings, students)
 
-    loop = _Loop(students.clone(), task, batch, held_out)
+    loop = _Loop(students.clone(), task, batch, (held_out_task or task, held_out), optimiser, steps)
     bar = tqdm(total=steps, desc=curriculum.name, leave=False, disable=not _watched(progress), mininterval=0.5)
     started = time.perf_counter()
     stages, step = [], 0
@@ -146,15 +153,20 @@ def train(
 class _Loop:
     """The state of one call of `train`."""
 
-    def __init__(self, students: Ensemble, task: Any, batch: int, held_out: int) -> None:
+    def __init__(
+        self, students: Ensemble, task: Any, batch: int, held_out: tuple[Any, int], optimiser: Optimiser, total: int
+    ) -> None:
         self.students, self.task, self.batch = students, task, batch
+        self.optimiser, self.total = optimiser, total
         device = students.device
         for parameter in students.parameters.values():
             parameter.requires_grad_(True)
         self.rates = torch.tensor([students.learning_rate_of(i) for i in range(len(students))], device=device)
         self.data = [seeding.generator(seed, "data", device=device) for seed in students.seeds]
-        x, self.held_out_y = task.sample(held_out, seeding.generator(0, "held-out", device=device))
-        self.held_out_x = x.expand(len(students.seeds), *x.shape)
+        judge, size = held_out
+        x, y = judge.sample(size, seeding.generator(0, "held-out", device=device))
+        piece = 4 * batch  # evaluated in pieces: all at once would not fit in memory for long sequences
+        self.held_out = list(zip(x.split(piece), y.split(piece), strict=True))
         self.first_bad = torch.full((len(students),), torch.inf, device=device)
         self.flops_per_sample = self.flops_so_far = 0.0
         self.counted = True
@@ -166,9 +178,12 @@ class _Loop:
         generators = [
             seeding.generator(seed, "calibration", index, device=self.students.device) for seed in self.students.seeds
         ]
-        x = torch.stack([self.task.sample(CALIBRATION, g)[0] for g in generators])
-        bound = signal.bind(self.students, x)
+        positions = self.held_out[0][1][0].numel()
+        size = max(64, CALIBRATION // positions)
+        x, y = (torch.stack(p) for p in zip(*[self.task.sample(size, g) for g in generators], strict=True))
+        bound = signal.bind(self.students, x, y)
         self.trainable = {**self.students.parameters, **bound.parameters}
+        self.update = self.optimiser.start(self.trainable, self.rates, self.last_step, self.total)
         self.counted = False
         return bound
 
@@ -185,14 +200,7 @@ class _Loop:
             self.counted = True
         with torch.no_grad():
             self.first_bad = torch.where(losses.isfinite(), self.first_bad, self.first_bad.clamp(max=step))
-            for parameter, gradient in zip(self.trainable.values(), gradients, strict=True):
-                if gradient is None:
-                    continue
-                if len(self.students) == 1:
-                    parameter.sub_(gradient, alpha=self.students.learning_rates[0])
-                else:
-                    rates = self.rates.view(-1, *[1] * (parameter.dim() - 1))
-                    parameter.addcmul_(gradient, rates, value=-1)
+            self.update(gradients)
         self.flops_so_far += self.flops_per_sample * self.batch
         self.last_step = step
 
@@ -203,10 +211,15 @@ class _Loop:
     @torch.no_grad()
     def evaluate(self, step: int) -> np.ndarray:
         self._check_finite()
-        logits = self.students.outputs(self.held_out_x)[models.OUTPUT]
-        accuracy = (logits.argmax(-1) == self.held_out_y).float().mean(1).cpu().numpy()
-        log_likelihood = logits.log_softmax(-1)[:, torch.arange(len(self.held_out_y)), self.held_out_y]
-        loss = -log_likelihood.mean(1).cpu().numpy()
+        right = surprise = asked = 0
+        for x, y in self.held_out:
+            logits = self.students.outputs(x.expand(len(self.students.seeds), *x.shape))[models.OUTPUT]
+            here = y != signals.IGNORE
+            logits, truth = logits[:, here], y[here]
+            right = right + (logits.argmax(-1) == truth).sum(1)
+            surprise = surprise + signals.cross_entropy(logits, truth.expand(len(self.students), -1)).sum(1)
+            asked += len(truth)
+        accuracy, loss = ((total / asked).cpu().numpy() for total in (right, surprise))
         self.evaluations.append((step, self.flops_so_far, accuracy, loss))
         return accuracy
 

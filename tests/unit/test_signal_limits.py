@@ -199,7 +199,7 @@ class Watched:
     signal: Signal
     seen: list[Bound] = field(default_factory=list)
 
-    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         self.seen.append(self.signal.bind(students, x))
         return self.seen[-1]
 

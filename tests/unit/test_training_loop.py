@@ -185,7 +185,7 @@ class Zero:
 
     layer: str
 
-    def bind(self, students: Ensemble, x: torch.Tensor) -> Bound:
+    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         return Bound(
             (self.layer,), lambda x, y: y, lambda values, target: values[self.layer].square().flatten(1).mean(1)
         )

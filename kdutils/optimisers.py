@@ -1,0 +1,89 @@
+"""Update rules for an ensemble whose members have learning rates of their own.
+
+`torch.optim` has one learning rate for a tensor; here one tensor holds the weights of every member, each with
+its own. The rules themselves are torch's, and the tests hold them to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+
+class Optimiser(Protocol):
+    """Plain data; `start` makes it concrete at the beginning of a stage."""
+
+    def start(self, parameters: Mapping[str, torch.Tensor], rates: torch.Tensor, done: int, total: int) -> Rule:
+        """The rule for `parameters` (members first); `done` of the `total` steps lie in earlier stages."""
+        ...
+
+
+class Rule(Protocol):
+    def __call__(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        """One step, in place. A parameter whose gradient is None stays as it is."""
+        ...
+
+
+def _shaped(rates: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    return rates.view(-1, *[1] * (parameter.dim() - 1))
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Plain stochastic gradient descent at a constant rate: no momentum, no weight decay."""
+
+    def start(self, parameters: Mapping[str, torch.Tensor], rates: torch.Tensor, done: int, total: int) -> Rule:
+        single = rates.item() if len(rates) == 1 else None
+
+        def update(gradients: Sequence[torch.Tensor | None]) -> None:
+            for parameter, gradient in zip(parameters.values(), gradients, strict=True):
+                if gradient is None:
+                    continue
+                if single is not None:
+                    parameter.sub_(gradient, alpha=single)
+                else:
+                    parameter.addcmul_(gradient, _shaped(rates, parameter), value=-1)
+
+        return update
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma and Ba, 2015). Its moments start anew with every stage: losses of two stages differ in scale.
+
+    Args:
+        betas, eps: as in torch.
+        warmup: steps at the start of *each* stage over which the rate rises linearly from 0.
+        decay: let the rate fall to 0 along half a cosine over the whole budget; else it is constant.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup: int = 50
+    decay: bool = False
+
+    def start(self, parameters: Mapping[str, torch.Tensor], rates: torch.Tensor, done: int, total: int) -> Rule:
+        moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters.values()]
+        beta1, beta2 = self.betas
+        steps = 0
+
+        def update(gradients: Sequence[torch.Tensor | None]) -> None:
+            nonlocal steps
+            steps += 1
+            scale = min(1.0, steps / self.warmup) if self.warmup else 1.0
+            if self.decay:
+                scale *= 0.5 * (1 + math.cos(math.pi * min(1.0, (done + steps - 1) / total)))
+            size, correction = scale / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
+            for (first, second), parameter, gradient in zip(moments, parameters.values(), gradients, strict=True):
+                if gradient is None:
+                    continue
+                first.lerp_(gradient, 1 - beta1)
+                second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+                denominator = second.sqrt().div_(correction).add_(self.eps)
+                parameter.sub_(first.div(denominator).mul_(_shaped(rates, parameter)), alpha=size)
+
+        return update
