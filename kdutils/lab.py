@@ -17,7 +17,8 @@ from kdutils.store import Store
 from kdutils.training import Run, train
 
 THRESHOLD = 0.95  # "solved": held-out accuracy
-DONE = 0.99  # a run stops once every seed of one learning rate has been here
+DONE = 0.99  # a student's run stops once every seed of one learning rate has been here
+MIDDLE = 0.65  # accuracy of a checkpoint in the middle of the teacher's jump
 
 
 class ParityLab:
@@ -36,11 +37,12 @@ class ParityLab:
         self.used: dict[str, Run] = {}
 
     def teacher(self) -> Run:
-        """The wide teacher, learned from labels, with its checkpoints."""
+        """The wide teacher, learned from labels and trained on well past its jump, with its checkpoints."""
         s = self.settings
         make = partial(MLP, s.d, s.teacher_width)
         ensemble = Ensemble(make, [0], [s.teacher_learning_rate], s.device)
-        run = self._train(ensemble, curriculum.from_labels("teacher"), s.teacher_steps, s.keep_every)
+        plan = curriculum.from_labels("teacher")
+        run = self._train(ensemble, plan, s.teacher_steps, evaluate_every=s.keep_every, keep_every=s.keep_every)
         if run.accuracy[-1, 0] < THRESHOLD:
             raise RuntimeError(
                 f"the teacher reached only {run.accuracy[-1, 0]:.2f} in {s.teacher_steps} steps: raise teacher_steps, "
@@ -58,14 +60,14 @@ class ParityLab:
         s = self.settings
         make = partial(MLP, s.d, s.student_width)
         students = Ensemble(make, [*s.tuning_seeds, *s.seeds], s.learning_rates, s.device)
-        return stats.Arm.tuned(self._train(students, plan, s.steps), THRESHOLD, s.tuning_seeds)
+        run = self._train(students, plan, s.steps, evaluate_every=s.evaluate_every, until=DONE)
+        return stats.Arm.tuned(run, THRESHOLD, s.tuning_seeds)
 
-    def _train(self, students: Ensemble, plan: Curriculum, steps: int, keep_every: int | None = None) -> Run:
-        s = self.settings
+    def _train(self, students: Ensemble, plan: Curriculum, steps: int, **when: Any) -> Run:
+        batch = self.settings.batch
         self.used[plan.name] = run = train(
-            students, self.task, plan, steps=steps, batch=s.batch, evaluate_every=s.evaluate_every, until=DONE,
-            keep_every=keep_every, runs=self.runs,
-        )  # fmt: skip
+            students, self.task, plan, steps=steps, batch=batch, runs=self.runs, **when
+        )
         return run
 
     def best(self, arms: dict[Any, stats.Arm]) -> Any:
@@ -73,7 +75,7 @@ class ParityLab:
         return max(arms, key=lambda name: arms[name].merit(THRESHOLD, self.settings.tuning_seeds))
 
     @staticmethod
-    def checkpoint_near(trained: Run, accuracy: float) -> int:
+    def checkpoint_near(trained: Run, accuracy: float = MIDDLE) -> int:
         """The kept step at which the teacher's held-out accuracy was nearest to `accuracy`."""
         at = dict(zip(trained.steps.tolist(), trained.accuracy[:, 0].tolist(), strict=True))
         return min((step for step in trained.snapshots if step in at), key=lambda step: abs(at[step] - accuracy))

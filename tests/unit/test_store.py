@@ -193,6 +193,7 @@ def test_source_hash_reads_what_the_code_does(tmp_path: Path, monkeypatch: pytes
     for path in Path(store.__file__).parent.glob("*.py"):
         shutil.copy(path, tmp_path)
     monkeypatch.setattr(store, "__file__", str(tmp_path / "store.py"))
+    monkeypatch.setattr(store, "room_hash", store.room_hash.__wrapped__)
     compute = store.source_hash.__wrapped__
     before = compute()
     training = tmp_path / "training.py"
@@ -209,6 +210,10 @@ def test_source_hash_reads_what_the_code_does(tmp_path: Path, monkeypatch: pytes
     with (tmp_path / "plots.py").open("a") as file:
         file.write("\nMORE = 1\n")
     assert compute() == before
+    parity = store.describe(SparseParity)
+    with (tmp_path / "parity.py").open("a") as file:
+        file.write("\nMORE = 1\n")
+    assert compute() == before and store.describe(SparseParity) != parity
     (tmp_path / "new_signal.py").write_text("X = 1\n")
     assert compute() != before
 
