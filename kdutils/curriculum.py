@@ -93,6 +93,8 @@ def extracted(
     steps: int = 500,
     projection: Projection = gaussian,
     hidden_teacher: nn.Module | None = None,
+    positions: str = "all",
+    normalise: str = "sample",
     name: str = "extraction",
 ) -> Curriculum:
     """Curriculum extraction: projections of the final teacher's hidden layers in turn, then its output.
@@ -103,10 +105,28 @@ def extracted(
         layers: (teacher's path, student's path) of each hidden stage, lowest layer first.
         steps: optimiser steps of each hidden stage.
         hidden_teacher: read the hidden layers of this network instead -- an untrained one is the control.
+        positions, normalise: which positions of a sequence count, and how both sides are scaled: see `Hidden`.
     """
     source, label = (teacher, "final teacher") if hidden_teacher is None else (hidden_teacher, "another network")
-    hidden = (Stage(Hidden(source, t, s, projection, label), steps) for t, s in layers)
+    hidden = (Stage(Hidden(source, t, s, projection, label, positions, normalise), steps) for t, s in layers)
     return Curriculum(name, (*hidden, Stage(Output(teacher))))
+
+
+def paired_blocks(teacher_layers: int, student_layers: int) -> list[tuple[str, str]]:
+    """(teacher's path, student's path) of every block of a student `Transformer`, spread evenly over the teacher's.
+
+    The last is paired with the last; a student as deep as its teacher is paired one to one.
+
+    >>> paired_blocks(4, 2)
+    [('blocks.1', 'blocks.0'), ('blocks.3', 'blocks.1')]
+
+    Raises:
+        ValueError: when the student is deeper than the teacher.
+    """
+    if not 1 <= student_layers <= teacher_layers:
+        raise ValueError(f"{student_layers} student layers cannot be spread over {teacher_layers} teacher layers")
+    depth = [(i + 1) * teacher_layers // student_layers - 1 for i in range(student_layers)]
+    return [(f"blocks.{t}", f"blocks.{s}") for s, t in enumerate(depth)]
 
 
 def fitnets(

@@ -1,7 +1,8 @@
-"""The setting that the parity chapters share: one task, one teacher, students that differ only in curriculum."""
+"""The setting that a few chapters share: one task, one teacher, students that differ only in curriculum."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,8 @@ from torch import nn
 from kdutils import curriculum, stats
 from kdutils.curriculum import Curriculum
 from kdutils.ensemble import Ensemble
-from kdutils.models import MLP
+from kdutils.models import MLP, Transformer
+from kdutils.optimisers import SGD, Adam, Optimiser
 from kdutils.parity import SparseParity
 from kdutils.store import Store
 from kdutils.training import Run, train
@@ -21,61 +23,115 @@ DONE = 0.99  # a student's run stops once every seed of one learning rate has be
 MIDDLE = 0.65  # accuracy of a checkpoint in the middle of the teacher's jump
 
 
-class ParityLab:
-    """Everything a parity chapter needs, from its settings (`kdutils.profiles`).
+class Lab:
+    """A task, a teacher's and a student's shape, and an optimiser; the rest is in the settings.
+
+    Args:
+        settings: from `kdutils.profiles`.
+        task: has `sample`; see `kdutils.training.train`.
+        teacher, student: build one network each.
+        optimiser: the same for teacher and students.
+        judge: the task that held-out samples come from, when not `task`.
+        merit: how a learning rate is chosen on the tuning seeds; see `stats.Arm.tuned`.
+        until: a student's run stops once every seed of one learning rate has reached this accuracy.
+        runs: the store that all runs go through.
 
     Attributes:
-        task: the sparse parity.
-        runs: the store that all runs go through.
         used: the runs asked for so far, by name: what the chapter's cost is made of.
     """
 
-    def __init__(self, settings: SimpleNamespace, runs: Store | None = None) -> None:
-        self.settings = settings
-        self.task = SparseParity(settings.d, settings.k)
+    def __init__(
+        self,
+        settings: SimpleNamespace,
+        task: Any,
+        teacher: Callable[[], nn.Module],
+        student: Callable[[], nn.Module],
+        optimiser: Optimiser,
+        judge: Any = None,
+        merit: Callable[[stats.Arm], Any] = stats.lowest_loss,
+        until: float | None = None,
+        runs: Store | None = None,
+    ) -> None:
+        self.settings, self.task, self.optimiser, self.judge = settings, task, optimiser, judge
+        self.make_teacher, self.make_student = teacher, student
+        self.merit, self.until = merit, until
         self.runs = Store() if runs is None else runs
         self.used: dict[str, Run] = {}
 
     def teacher(self) -> Run:
-        """The wide teacher, learned from labels and trained on well past its jump, with its checkpoints."""
+        """The wide teacher, learned from labels, with its checkpoints."""
         s = self.settings
-        make = partial(MLP, s.d, s.teacher_width)
-        ensemble = Ensemble(make, [0], [s.teacher_learning_rate], s.device)
-        plan = curriculum.from_labels("teacher")
-        run = self._train(ensemble, plan, s.teacher_steps, evaluate_every=s.keep_every, keep_every=s.keep_every)
-        if run.accuracy[-1, 0] < THRESHOLD:
-            raise RuntimeError(
-                f"the teacher reached only {run.accuracy[-1, 0]:.2f} in {s.teacher_steps} steps: raise teacher_steps, "
-                "or make the task easier (smaller k or d)"
-            )
-        return run
+        students = Ensemble(self.make_teacher, [0], [s.teacher_learning_rate], s.device)
+        batch = getattr(s, "teacher_batch", s.batch)
+        return self._train("teacher", students, curriculum.from_labels("teacher"), s.teacher_steps, batch,
+                           evaluate_every=s.keep_every, keep_every=s.keep_every)  # fmt: skip
 
     def untrained_teacher(self) -> nn.Module:
         """A network of the teacher's shape that has learned nothing: the control."""
-        s = self.settings
-        return Ensemble(partial(MLP, s.d, s.teacher_width), [1], [1.0], s.device).member(0)
+        return Ensemble(self.make_teacher, [1], [1.0], self.settings.device).member(0)
 
     def arm(self, plan: Curriculum) -> stats.Arm:
-        """Train students of every learning rate and seed through `plan`; choose the rate on the tuning seeds."""
+        """Train students through `plan`: the learning rate is chosen on the tuning seeds, others are reported."""
         s = self.settings
-        make = partial(MLP, s.d, s.student_width)
-        students = Ensemble(make, [*s.tuning_seeds, *s.seeds], s.learning_rates, s.device)
-        run = self._train(students, plan, s.steps, evaluate_every=s.evaluate_every, until=DONE)
-        return stats.Arm.tuned(run, THRESHOLD, s.tuning_seeds)
 
-    def _train(self, students: Ensemble, plan: Curriculum, steps: int, **when: Any) -> Run:
-        batch = self.settings.batch
-        self.used[plan.name] = run = train(
-            students, self.task, plan, steps=steps, batch=batch, runs=self.runs, **when
-        )
-        return run
+        def fit(seeds: Sequence[int], rates: Sequence[float]) -> Run:
+            name = plan.name if tuple(seeds) == tuple(s.seeds) else f"{plan.name}, sweep"
+            students = Ensemble(self.make_student, seeds, rates, s.device)
+            return self._train(
+                name, students, plan, s.steps, s.batch, evaluate_every=s.evaluate_every, until=self.until
+            )
+
+        return stats.Arm.tuned(fit, s.learning_rates, s.tuning_seeds, s.seeds, self.merit)
 
     def best(self, arms: dict[Any, stats.Arm]) -> Any:
-        """The key of the arm that does best on the tuning seeds (as `Arm.tuned` chooses a learning rate)."""
-        return max(arms, key=lambda name: arms[name].merit(THRESHOLD, self.settings.tuning_seeds))
+        """The key of the arm that does best on the tuning seeds."""
+        return max(arms, key=lambda name: self.merit(arms[name].sweep))
+
+    def _train(self, name: str, students: Ensemble, plan: Curriculum, steps: int, batch: int, **when: Any) -> Run:
+        self.used[name] = run = train(
+            students, self.task, plan, steps=steps, batch=batch, held_out_task=self.judge,
+            held_out=getattr(self.settings, "held_out", 2048), optimiser=self.optimiser, runs=self.runs, **when,
+        )  # fmt: skip
+        return run
 
     @staticmethod
     def checkpoint_near(trained: Run, accuracy: float = MIDDLE) -> int:
         """The kept step at which the teacher's held-out accuracy was nearest to `accuracy`."""
         at = dict(zip(trained.steps.tolist(), trained.accuracy[:, 0].tolist(), strict=True))
-        return min((step for step in trained.snapshots if step in at), key=lambda step: abs(at[step] - accuracy))
+        known = [step for step in trained.snapshots if step in at]
+        if not known:
+            raise ValueError("the run kept no checkpoint at an evaluated step: train it with keep_every")
+        return min(known, key=lambda step: abs(at[step] - accuracy))
+
+
+class ParityLab(Lab):
+    """A sparse parity: two-layer networks by plain SGD, or transformers by Adam where the settings name heads."""
+
+    def __init__(self, settings: SimpleNamespace, runs: Store | None = None) -> None:
+        s = settings
+        if hasattr(s, "student_heads"):
+            task = SparseParity(s.d, s.k, tokens=True)
+            make = [
+                partial(Transformer, 2, s.head_width * heads, heads, s.layers, s.d, classes=2, last=True)
+                for heads in (s.teacher_heads, s.student_heads)
+            ]
+            optimiser: Optimiser = Adam()
+        else:
+            task = SparseParity(s.d, s.k)
+            make = [partial(MLP, s.d, width) for width in (s.teacher_width, s.student_width)]
+            optimiser = SGD()
+        super().__init__(s, task, *make, optimiser, merit=stats.fastest(THRESHOLD), until=DONE, runs=runs)
+
+    def teacher(self) -> Run:
+        """The teacher, trained on well past its jump.
+
+        Raises:
+            RuntimeError: when it has not solved the task; the message says what to change.
+        """
+        run = super().teacher()
+        if run.accuracy[-1, 0] < THRESHOLD:
+            raise RuntimeError(
+                f"the teacher reached only {run.accuracy[-1, 0]:.2f} in {self.settings.teacher_steps} steps: raise "
+                "teacher_steps, or make the task easier (smaller k or d)"
+            )
+        return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -69,31 +70,41 @@ class Arm:
     """One method in a comparison: the members of a run with one learning rate, on the seeds reported.
 
     Attributes:
-        run: the run, usually over several learning rates and more seeds than are reported.
+        run: the run; it may hold other learning rates and seeds besides.
         learning_rate: the one chosen; see `tuned`.
         seeds: those reported.
+        sweep: the same method and learning rate on the tuning seeds, where `tuned` chose it.
     """
 
     run: Run
     learning_rate: float
     seeds: tuple[int, ...]
+    sweep: Arm | None = None
 
     @classmethod
-    def tuned(cls, run: Run, threshold: float, tuning_seeds: Sequence[int]) -> Arm:
-        """Choose the learning rate on `tuning_seeds`, report on all the others.
+    def tuned(
+        cls,
+        fit: Callable[[Sequence[int], Sequence[float]], Run],
+        learning_rates: Sequence[float],
+        tuning_seeds: Sequence[int],
+        seeds: Sequence[int],
+        merit: Callable[[Arm], Any],
+    ) -> Arm:
+        """Try every learning rate on `tuning_seeds`, then train `seeds` with the best one alone.
 
-        Most tuning seeds finished; then the smallest median of samples to `threshold`; then the highest
-        median accuracy at the end of the budget.
+        Args:
+            fit: (seeds, learning rates) -> the run of all their pairs.
+            merit: what to make as large as possible, such as `fastest(0.95)`.
+
+        Raises:
+            ValueError: when a seed would be both tuned on and reported, or there is none to tune on.
         """
-        reported = tuple(seed for seed in run.students.seeds if seed not in tuning_seeds)
-        arms = (cls(run, rate, reported) for rate in run.students.learning_rates)
-        return max(arms, key=lambda arm: arm.merit(threshold, tuning_seeds))
-
-    def merit(self, threshold: float, tuning_seeds: Sequence[int]) -> tuple[float, ...]:
-        """How well this learning rate does on `tuning_seeds`: what `tuned` makes as large as it can."""
-        trial = Arm(self.run, self.learning_rate, tuple(tuning_seeds))
-        times = trial.times(threshold)
-        return times.finished, -times.median, float(np.median(trial.accuracy[-1]))
+        both = sorted(set(seeds) & set(tuning_seeds))
+        if both or not tuning_seeds:
+            raise ValueError(f"learning rates are chosen on seeds that are not reported; give others than {both}")
+        run = fit(tuning_seeds, learning_rates)
+        best = max((cls(run, float(rate), tuple(tuning_seeds)) for rate in learning_rates), key=merit)
+        return cls(fit(seeds, [best.learning_rate]), best.learning_rate, tuple(seeds), best)
 
     @property
     def members(self) -> list[int]:
@@ -115,12 +126,33 @@ class Arm:
         """(T, seeds) held-out accuracy."""
         return self.run.accuracy[:, self.members]
 
+    @property
+    def loss(self) -> np.ndarray:
+        """(T, seeds) held-out cross-entropy, nats."""
+        return self.run.loss[:, self.members]
+
     def times(self, threshold: float, axis: str = "samples") -> Times:
         """When each seed's held-out accuracy first reached `threshold`, in "samples" or "flops"."""
         along = getattr(self.run, axis).astype(float)
         reached = self.accuracy >= threshold
         first = np.where(reached.any(0), along[reached.argmax(0)], np.inf)
         return Times(first, float(along[-1]))
+
+
+def fastest(threshold: float) -> Callable[[Arm], tuple[float, ...]]:
+    """A merit for `Arm.tuned`: most seeds finished; then the smallest median of samples to `threshold`; then the
+    highest median accuracy at the end of the budget."""
+
+    def merit(arm: Arm) -> tuple[float, ...]:
+        times = arm.times(threshold)
+        return times.finished, -times.median, float(np.median(arm.accuracy[-1]))
+
+    return merit
+
+
+def lowest_loss(arm: Arm) -> float:
+    """A merit for `Arm.tuned`: the smallest median held-out loss at the end of the budget."""
+    return -float(np.median(arm.loss[-1]))
 
 
 @dataclass(frozen=True)

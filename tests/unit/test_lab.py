@@ -60,16 +60,19 @@ def test_arms_differ_in_their_curriculum_alone(room: ParityLab) -> None:
     arms = {plan.name: room.arm(plan) for plan in (curriculum.from_labels(), curriculum.extracted(teacher, steps=20))}
     labels, extraction = arms["labels"], arms["extraction"]
     assert labels.seeds == extraction.seeds == (1, 2)
-    assert labels.run.students.seeds == extraction.run.students.seeds == (100, 1, 2)
+    assert labels.run.students.seeds == extraction.run.students.seeds == (1, 2)
+    assert labels.sweep.run.students.seeds == extraction.sweep.run.students.seeds == (100,)
+    assert labels.sweep.run.students.learning_rates == (0.3, 1.0)
     assert labels.run.budget == extraction.run.budget == 120 * 32
     assert np.array_equal(labels.run.accuracy[0], extraction.run.accuracy[0])
-    assert set(room.used) == {"teacher", "labels", "extraction"}
+    assert set(room.used) == {"teacher", "labels", "labels, sweep", "extraction", "extraction, sweep"}
     assert room.best(arms) in arms
 
 
 def test_best_reads_the_tuning_seeds(room: ParityLab, fake_run: Callable[..., Run]) -> None:
-    good = Arm(fake_run([[0.5, 0.5, 0.5], [0.99, 0.5, 0.5]], [100, 1, 2]), 1.0, (1, 2))
-    bad = Arm(fake_run([[0.5, 0.5, 0.5], [0.5, 0.99, 0.99]], [100, 1, 2]), 1.0, (1, 2))
+    solved, stuck = (Arm(fake_run([[0.5], [end]], [100]), 1.0, (100,)) for end in (0.99, 0.5))
+    good = Arm(fake_run([[0.5, 0.5]] * 2, [1, 2]), 1.0, (1, 2), sweep=solved)
+    bad = Arm(fake_run([[0.5, 0.5], [0.99, 0.99]], [1, 2]), 1.0, (1, 2), sweep=stuck)
     assert room.best({5: bad, 7: good}) == 7
     assert room.best({7: good, 5: bad}) == 7
 

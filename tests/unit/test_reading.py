@@ -79,18 +79,6 @@ def fake_run(accuracy, rates=(0.1, 1.0), seeds=(9, 1, 2)):
     )
 
 
-def test_the_learning_rate_is_chosen_on_tuning_seeds_only():
-    #           rate 0.1: seeds 9, 1, 2   rate 1.0: seeds 9, 1, 2
-    run = fake_run([[0.5] * 6, [0.5, 1, 1, 1, 0.5, 0.5], [1, 1, 1, 1, 0.5, 1]])
-    arm = Arm.tuned(run, 0.95, [9])
-    assert arm.learning_rate == 1.0 and arm.seeds == (1, 2)
-    found = arm.times(0.95)
-    assert found.values.tolist() == [np.inf, 200] and found.limit == 200
-    assert arm.times(0.95, "flops").limit == 1400
-    with pytest.raises(ValueError, match="no members"):
-        _ = Arm(run, 0.3, (1,)).members
-
-
 def test_every_profile_has_the_same_settings():
     table = tomllib.loads((Path(kdutils.__file__).parent / "profiles.toml").read_text())
     for section in table["book"]:

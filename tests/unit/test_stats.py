@@ -96,14 +96,24 @@ def test_text_shows_the_unfinished_as_larger_than_the_limit() -> None:
     assert str(times(1000, 1000, limit=5)) == "1,000 [1,000, 1,000]"
 
 
-def test_rate_is_chosen_on_the_tuning_seeds_alone(fake_run: MakeRun) -> None:
-    # members: rate 0.1 on seeds 9, 1, 2; then rate 1.0 on the same
-    good_for_tuning = [[0.5] * 6, [0.99, 0.5, 0.5, 0.5, 0.99, 0.99], [0.99, 0.5, 0.5, 0.5, 0.99, 0.99]]
-    arm = Arm.tuned(fake_run(good_for_tuning, [9, 1, 2], [0.1, 1.0]), 0.95, [9])
-    assert (arm.learning_rate, arm.seeds, arm.members) == (0.1, (1, 2), [1, 2])
-    assert np.array_equal(arm.accuracy, arm.run.accuracy[:, [1, 2]])
-    swapped = [[*row[:1], *row[4:], *row[3:4], *row[1:3]] for row in good_for_tuning]  # the reported seeds' fates
-    assert Arm.tuned(fake_run(swapped, [9, 1, 2], [0.1, 1.0]), 0.95, [9]).learning_rate == 0.1
+def test_rate_is_chosen_on_the_tuning_seeds_and_others_are_trained_with_it_alone(fake_run: MakeRun) -> None:
+    asked = []
+
+    def fit(seeds: list[int], rates: list[float]) -> Run:
+        asked.append((tuple(seeds), tuple(rates)))
+        members = [[0.5, 0.99 if rate == 0.1 else 0.5] for rate in rates for _ in seeds]
+        return fake_run(np.transpose(members), seeds, rates)
+
+    arm = Arm.tuned(fit, [0.1, 1.0], [9], [1, 2], stats.fastest(0.95))
+    assert asked == [((9,), (0.1, 1.0)), ((1, 2), (0.1,))]
+    assert (arm.learning_rate, arm.seeds, arm.members) == (0.1, (1, 2), [0, 1])
+    assert arm.sweep is not None and (arm.sweep.learning_rate, arm.sweep.seeds) == (0.1, (9,))
+
+
+@pytest.mark.parametrize("tuning_seeds", [[], [1]])
+def test_seeds_are_tuned_on_or_reported(fake_run: MakeRun, tuning_seeds: list[int]) -> None:
+    with pytest.raises(ValueError, match="chosen on seeds that are not reported"):
+        Arm.tuned(lambda s, r: fake_run([[0.5]], [1]), [1.0], tuning_seeds, [1, 2], stats.fastest(0.95))
 
 
 @pytest.mark.parametrize(
@@ -117,12 +127,14 @@ def test_rate_is_chosen_on_the_tuning_seeds_alone(fake_run: MakeRun) -> None:
         ),  # none finished: better at the end
     ],
 )
-@pytest.mark.parametrize("order", [1, -1])
-def test_what_makes_a_rate_better(fake_run: MakeRun, slow: list, fast: list, order: int) -> None:
-    """Rate 0.1 is `slow` on the tuning seeds 8 and 9, rate 1.0 is `fast`."""
-    rates, parts = [0.1, 1.0][::order], [slow, fast][::order]
-    accuracy = [[*a, 0.5, *b, 0.5] for a, b in zip(*parts, strict=True)]
-    assert Arm.tuned(fake_run(accuracy, [8, 9, 1], rates), 0.95, [8, 9]).learning_rate == 1.0
+def test_what_makes_a_rate_better(fake_run: MakeRun, slow: list, fast: list) -> None:
+    merit = stats.fastest(0.95)
+    assert merit(Arm(fake_run(fast, [8, 9]), 1.0, (8, 9))) > merit(Arm(fake_run(slow, [8, 9]), 1.0, (8, 9)))
+
+
+def test_lowest_loss_looks_at_the_end(fake_run: MakeRun) -> None:
+    good, bad = fake_run([[0.1], [0.9]], [1]), fake_run([[0.9], [0.1]], [1])
+    assert stats.lowest_loss(Arm(good, 1.0, (1,))) > stats.lowest_loss(Arm(bad, 1.0, (1,)))
 
 
 def test_members_that_do_not_exist(fake_run: MakeRun) -> None:
