@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -130,9 +129,10 @@ def publish(
     path = results_path(chapter, settings.profile)
     text = json.dumps(_finite(record), indent=1, ensure_ascii=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
+    temporary = path.with_suffix(f".{os.getpid()}.partial")
+    temporary.touch(0o644)  # less the umask: others may read what was measured
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
     return Box(claims)
 
 
@@ -155,13 +155,13 @@ def _summary(run: Run) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity: write it as a word."""
+    """JSON has no infinity: write it as a word. Nor has it arrays: they become lists."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
-    if hasattr(value, "item"):
-        return _finite(value.item())
+    if hasattr(value, "tolist"):
+        return _finite(value.tolist())
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from kdutils import curriculum, stats
+from kdutils import curriculum, grammar, stats, text
 from kdutils.curriculum import Curriculum
 from kdutils.ensemble import Ensemble
 from kdutils.models import MLP, Transformer
@@ -135,3 +135,38 @@ class ParityLab(Lab):
                 "teacher_steps, or make the task easier (smaller k or d)"
             )
         return run
+
+
+class GrammarLab(Lab):
+    """Masked language modelling on a layered grammar; transformers that see both sides."""
+
+    def __init__(self, settings: SimpleNamespace, runs: Store | None = None) -> None:
+        s = settings
+        self.grammar = grammar.Grammar.named(s.grammar).rooted(s.root)
+        make = [
+            partial(
+                Transformer, grammar.VOCABULARY, s.head_width * heads, heads, s.layers, 1 + self.grammar.longest,
+                causal=False, padding=grammar.PAD,
+            )
+            for heads in (s.teacher_heads, s.student_heads)
+        ]  # fmt: skip
+        task = grammar.MaskedGrammar(self.grammar)
+        super().__init__(s, task, *make, Adam(warmup=s.warmup, decay=True), runs=runs)
+
+
+class TextLab(Lab):
+    """Language modelling on a corpus of `kdutils.text`; learning rates are chosen on its validation part."""
+
+    def __init__(self, settings: SimpleNamespace, runs: Store | None = None) -> None:
+        s = settings
+        limit = s.characters or None
+        self.corpora = text.load(s.corpus, s.context, s.vocabulary, s.objective, limit=limit, cache=runs)
+        causal = s.objective == "causal"
+        make = [
+            partial(
+                Transformer, self.corpora.train.classes, s.head_width * heads, heads, s.layers, s.context, causal=causal
+            )
+            for heads in (s.teacher_heads, s.student_heads)
+        ]
+        optimiser = Adam(warmup=s.warmup, decay=True)
+        super().__init__(s, self.corpora.train, *make, optimiser, judge=self.corpora.validation, runs=runs)

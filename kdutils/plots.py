@@ -44,8 +44,8 @@ def colour(name: str, spare: int = 0) -> str:
     return COLOURS.get(name, _SPARE[spare % len(_SPARE)])
 
 
-def curves(arms: Mapping[str, Arm], axis: str = "samples", ax: Axes | None = None) -> Axes:
-    """Held-out accuracy against samples or FLOPs: the median over seeds, and every seed as a thin line.
+def curves(arms: Mapping[str, Arm], axis: str = "samples", ax: Axes | None = None, measure: str = "accuracy") -> Axes:
+    """Held-out accuracy (or loss) against samples or FLOPs: the median over seeds, and every seed as a thin line.
 
     A run that stopped early because all its members had finished is continued as a flat thin line.
     """
@@ -53,11 +53,14 @@ def curves(arms: Mapping[str, Arm], axis: str = "samples", ax: Axes | None = Non
     end = max(getattr(arm.run, axis)[-1] for arm in arms.values())
     for index, (name, arm) in enumerate(arms.items()):
         x, shade, dash = getattr(arm.run, axis), colour(name, index), DASHES.get(name, "-")
-        ax.plot(x, arm.accuracy, color=shade, lw=0.7, alpha=0.35)
-        median = np.median(arm.accuracy, 1)
+        values = getattr(arm, measure)
+        ax.plot(x, values, color=shade, lw=0.7, alpha=0.35)
+        median = np.median(values, 1)
         ax.plot(x, median, color=shade, ls=dash, label=name)
         ax.plot([x[-1], end], [median[-1]] * 2, color=shade, lw=0.7, alpha=0.6)
-    ax.set(xlabel=_AXES[axis], ylabel="held-out accuracy", ylim=(0.45, 1.02))
+    ax.set(xlabel=_AXES[axis], ylabel={"accuracy": "held-out accuracy", "loss": "held-out loss, nats"}[measure])
+    if measure == "accuracy":
+        ax.set_ylim(top=1.02)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     return ax
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from kdutils import models
+from kdutils import models, signals
 
 EXACT_LIMIT = 20
 
@@ -81,3 +81,21 @@ def signed_output(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
         return p[:, 0] - p[:, 1]
 
     return function
+
+
+@torch.no_grad()
+def score(network: nn.Module, x: torch.Tensor, y: torch.Tensor, rows: int = 64) -> tuple[float, float]:
+    """Cross-entropy (nats) and accuracy of a network on labelled rows, where a label is asked for.
+
+    Args:
+        x: (n, ...) inputs; y: (n,) classes, or (n, length) with `signals.IGNORE` where nothing is asked.
+        rows: rows that go through the network at once.
+    """
+    surprise = right = asked = 0.0
+    for part, truth in zip(x.split(rows), y.split(rows), strict=True):
+        here = truth != signals.IGNORE
+        logits = models.outputs_at(network, part)[models.OUTPUT][here]
+        surprise += signals.cross_entropy(logits, truth[here]).sum().item()
+        right += (logits.argmax(-1) == truth[here]).sum().item()
+        asked += here.sum().item()
+    return surprise / asked, right / asked

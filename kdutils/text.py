@@ -239,7 +239,7 @@ class Corpus:
         """What a run on this task depends on (`kdutils.store`); the stream is hashed once."""
         rate = self.rate if self.objective == "masked" else None
         settings = {"classes": self.classes, "context": self.context, "objective": self.objective, "rate": rate}
-        return {"is": f"{__name__}.{type(self).__qualname__}", "tokens": self._digest, **settings}
+        return {**store.describe(type(self)), "tokens": self._digest, **settings}
 
 
 @dataclass(frozen=True)

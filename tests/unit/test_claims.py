@@ -1,5 +1,6 @@
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,9 @@ def published(fake_run: Callable[..., Run], tmp_path: Path) -> Callable[[], Path
         "missing": NAN,
         "numpy": np.float32(0.5),
         "tensor": torch.tensor(3),
+        "array": np.array([[1.5, INF], [NAN, -1]], dtype=np.float32),
+        "vector": torch.tensor([1, 2]),
+        "flags": (np.array([True, False]), torch.tensor([])),
         "nested": {"list": [1, -INF, (2.0, None, True)]},
         "text": "größer",
     }
@@ -123,6 +127,9 @@ def test_results_are_strict_json(published: Callable[[], Path]) -> None:
         "missing": "nan",
         "numpy": 0.5,
         "tensor": 3,
+        "array": [[1.5, "inf"], ["nan", -1]],
+        "vector": [1, 2],
+        "flags": [[True, False], []],
         "nested": {"list": [1, "-inf", [2.0, None, True]]},
         "text": "größer",
     }
@@ -138,6 +145,19 @@ def test_writing_twice_gives_the_same_bytes(published: Callable[[], Path]) -> No
     path = published()
     assert path.read_bytes() == first
     assert [file.name for file in path.parent.iterdir()] == ["chapter.json"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a system with POSIX file modes")
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_results_are_readable_as_far_as_the_umask_allows(published: Callable[[], Path], mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        path = published()
+        assert path.stat().st_mode & 0o777 == 0o644 & ~mask
+        path.chmod(0o600)  # as an earlier version left them
+        assert published().stat().st_mode & 0o777 == 0o644 & ~mask
+    finally:
+        os.umask(before)
 
 
 def test_cost_box(published: Callable[[], Path]) -> None:
