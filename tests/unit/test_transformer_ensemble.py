@@ -1,0 +1,131 @@
+"""Transformers stacked and trained together: the same as alone, at the cost that the closed form says."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kdutils import cost, curriculum, models, seeding, store
+from kdutils.curriculum import Curriculum
+from kdutils.ensemble import Ensemble
+from kdutils.models import Transformer, outputs_at
+from kdutils.optimisers import SGD, Adam
+from kdutils.parity import SparseParity
+from kdutils.training import Run, train
+
+TOKENS, WIDTH, HEADS, LAYERS, LENGTH, PAD = 7, 8, 2, 2, 6, 0
+KINDS = [{}, {"causal": False}, {"causal": False, "padding": PAD}, {"last": True, "classes": 2}]
+
+
+def fresh(**kind: Any) -> Transformer:
+    sizes = {"vocabulary": TOKENS, "width": WIDTH, "heads": HEADS, "layers": LAYERS, "context": LENGTH}
+    return Transformer(**{**sizes, **kind})
+
+
+def sequences(*shape: int) -> torch.Tensor:
+    """Token ids without padding."""
+    return torch.randint(1, TOKENS, shape, generator=seeding.generator(0, "tokens"))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_a_member_has_the_outputs_and_gradients_of_the_network_alone(kind: dict) -> None:
+    students = Ensemble(partial(fresh, **kind), (1, 2), (1.0, 2.0))
+    x = sequences(2, 3, LENGTH)
+    if kind.get("padding") is not None:
+        x[:, :, -2:] = PAD
+    for p in students.parameters.values():
+        p.requires_grad_(True)
+    out = students.outputs(x, ("blocks.0", models.OUTPUT))
+    gradients = torch.autograd.grad(out[models.OUTPUT].sin().sum(), list(students.parameters.values()))
+    for m in range(4):
+        network = students.member(m).requires_grad_(True)
+        alone = outputs_at(network, x[m % 2], ("blocks.0", models.OUTPUT))
+        torch.testing.assert_close(alone, {path: value[m] for path, value in out.items()}, atol=1e-5, rtol=1e-4)
+        alone[models.OUTPUT].sin().sum().backward()
+        for (name, p), stacked in zip(network.named_parameters(), gradients, strict=True):
+            torch.testing.assert_close(p.grad, stacked[m], atol=1e-4, rtol=1e-4, msg=name)
+
+
+TASK = SparseParity(LENGTH, 2, tokens=True)
+TEACHER = Ensemble(partial(fresh, vocabulary=2, width=12, heads=3, last=True, classes=2), [5]).member(0)
+EXTRACTION = curriculum.extracted(TEACHER, curriculum.paired_blocks(2, 2), steps=5, normalise="position")
+
+
+def fit(plan: Curriculum, seeds: tuple[int, ...] = (1, 2), rates: tuple[float, ...] = (0.01, 0.03), **options) -> Run:
+    students = Ensemble(partial(fresh, vocabulary=2, last=True, classes=2), seeds, rates)
+    return train(students, TASK, plan, **{"steps": 15, "batch": 8, "evaluate_every": 5, "held_out": 64, **options})
+
+
+@pytest.mark.parametrize("optimiser", [SGD(), Adam(warmup=5)], ids=str)
+@pytest.mark.parametrize("plan", [curriculum.from_labels(), EXTRACTION], ids=lambda plan: plan.name)
+def test_a_member_learns_as_it_does_alone(plan: Curriculum, optimiser: Any) -> None:
+    """Loss and outputs, not weights: a bias of the keys has no effect and no gradient but rounding, on which Adam
+    takes steps as large as on any other."""
+    together = fit(plan, optimiser=optimiser)
+    x = TASK.sample(50, seeding.generator(0, "x"))[0]
+    for member in (1, 2):
+        seed, rate = together.students.seed_of(member), together.students.learning_rate_of(member)
+        alone = fit(plan, (seed,), (rate,), optimiser=optimiser)
+        np.testing.assert_allclose(alone.loss[:, 0], together.loss[:, member], atol=1e-4)
+        torch.testing.assert_close(alone.network()(x), together.network(member)(x), atol=1e-3, rtol=1e-3)
+    assert (np.abs(together.loss[-1] - together.loss[0]) > 1e-3).all()
+
+
+def forward(vocabulary: int = TOKENS, layers: int = LAYERS, width: int = WIDTH, length: int = LENGTH) -> int:
+    """Operations of the matrix products of one sequence: two a multiply-add.
+
+    A block multiplies every position by matrices of 12 width^2 numbers in all, and compares it with every
+    position and averages over them (the masked half of the pairs included: it is computed, then left out).
+    Not counted, here or by torch: norms, softmax, ReLU, sums, and looking up embeddings.
+    """
+    return 2 * length * (layers * (12 * width**2 + 2 * length * width) + vocabulary * width)
+
+
+UNCOUNTED = pytest.mark.xfail(
+    strict=True,
+    reason="torch's counter does not know the fused attention of a CPU, which a network alone uses and an ensemble "
+    "does not: passes once `models.Block` or `cost.flops` sees to that",
+)
+
+
+@pytest.mark.parametrize("seeds", [pytest.param((1,), marks=UNCOUNTED), (1, 2)], ids=len)
+@pytest.mark.parametrize("kind", KINDS[:3], ids=str)
+def test_operations_of_a_pass_there_and_back(kind: dict, seeds: tuple[int, ...]) -> None:
+    """Back costs twice as much as there: a product for each factor's gradient."""
+    students = Ensemble(partial(fresh, **kind), seeds)
+    x = sequences(len(seeds), 3, LENGTH)
+    parameters = [p.requires_grad_(True) for p in students.parameters.values()]
+    there = cost.flops(lambda: students.outputs(x)[models.OUTPUT])[1]
+    both = cost.flops(lambda: torch.autograd.grad(students.outputs(x)[models.OUTPUT].sum(), parameters))[1]
+    assert there == len(seeds) * 3 * forward() and both == 3 * there
+
+
+def test_operations_of_a_step() -> None:
+    """The teacher, one network for all, is counted without its attention: see above. `last` spares the readout."""
+    student = forward(vocabulary=0) + 2 * 2 * WIDTH
+    teacher = 2 * LENGTH * LAYERS * 12 * 12**2 + 2 * 2 * 12
+    with_attention = forward(0, width=12) + 2 * 2 * 12
+    labels, shot = fit(curriculum.from_labels()), fit(curriculum.one_shot(TEACHER))
+    np.testing.assert_allclose(np.diff(labels.flops), 5 * 8 * 3 * student)
+    extra = np.diff(shot.flops) / (5 * 8) - 3 * student
+    assert ((extra >= teacher * (1 - 1e-9)) & (extra <= with_attention * (1 + 1e-9))).all()
+
+
+def test_a_hidden_stage_pays_for_the_blocks_below_alone() -> None:
+    same = Ensemble(partial(fresh, vocabulary=2, last=True), [5]).member(0)
+    spent = np.diff(fit(curriculum.extracted(same, [("embed", "blocks.0")], 5)).flops)[0]
+    projection = 2 * LENGTH * WIDTH**2
+    np.testing.assert_allclose(spent, 5 * 8 * (3 * forward(0, layers=1) + projection))
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a network is described by its repr and weights, where heads, direction, padding and last do not show: "
+    "passes once `Transformer` and `Block` have an `extra_repr`",
+)
+@pytest.mark.parametrize("kind", [{"heads": 4}, {"causal": False}, {"last": True}], ids=str)
+def test_transformers_that_compute_different_things_have_different_names(kind: dict) -> None:
+    plain, other = (store.describe(Ensemble(partial(fresh, **k), (1,))) for k in ({}, kind))
+    assert store.key(plain) != store.key(other)
