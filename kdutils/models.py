@@ -37,6 +37,9 @@ class Block(nn.Module):
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}"  # no weight shows it, and the store tells networks apart by both
+
     def forward(self, h: torch.Tensor, causal: bool, attend: torch.Tensor | None = None) -> torch.Tensor:
         """(batch, length, width) -> the same; `attend` (batch, 1, 1, length) is False at keys to be ignored."""
         q, k, v = self.qkv(self.norm1(h)).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2).unbind(0)
@@ -62,7 +65,7 @@ class Transformer(nn.Module):
         padding: a token id that no position attends to.
 
     Raises:
-        ValueError: when the heads do not divide the width, or padding is asked of a causal model.
+        ValueError: when the heads do not divide the width, or padding is asked of a causal or a `last` model.
     """
 
     def __init__(
@@ -78,16 +81,21 @@ class Transformer(nn.Module):
         padding: int | None = None,
     ) -> None:
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"{heads} heads cannot share a width of {width}: take a multiple")
         if causal and padding is not None:
             raise ValueError("a causal model needs no padding id: what it predicts never sees what comes after")
+        if last and padding is not None:
+            raise ValueError("with padding the last position is not the end of every row: read every position")
         self.causal, self.last, self.padding, self.context = causal, last, padding, context
         self.embed, self.position = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm, self.readout = nn.LayerNorm(width), nn.Linear(width, classes or vocabulary)
         for table in (self.embed, self.position):
             nn.init.normal_(table.weight, std=0.02)
+
+    def extra_repr(self) -> str:
+        return f"causal={self.causal}, last={self.last}, padding={self.padding}"
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Logits of token ids (batch, length): (batch, length, classes), or (batch, classes) with `last`."""

@@ -195,15 +195,17 @@ class Hidden:
         teacher = _frozen(self.teacher, students.device)
         hidden = _read(teacher, x, self.layer)
         weights = self._weights(x, y, hidden)
-        hidden = hidden.flatten(1, -2)
+        hidden, weights = hidden.flatten(1, -2), None if weights is None else weights.flatten(1)
         width = students.width_at(self.student_layer, x)
-        projection = torch.stack(
-            [
-                self.projection(h, width, seeding.generator(seed, "projection", self.layer, device=h.device))
-                for h, seed in zip(hidden, students.seeds, strict=True)
-            ]
-        )
-        standardise = _standardiser(hidden @ projection.mT, None if weights is None else weights.flatten(1))
+        projection = torch.stack([
+            self.projection(
+                h if weights is None else h[weights[i]],
+                width,
+                seeding.generator(students.seeds[i], "projection", self.layer, device=h.device),
+            )
+            for i, h in enumerate(hidden)
+        ])  # fmt: skip
+        standardise = _standardiser(hidden @ projection.mT, weights)
 
         def target(x: torch.Tensor, y: torch.Tensor) -> Any:
             h = _read(teacher, x, self.layer)
@@ -226,12 +228,13 @@ class Hidden:
         """Which positions (seeds, batch, length) count; None for all."""
         if self.positions == "all":
             return None
-        if self.positions == "tokens":
-            padding = getattr(self.teacher, "padding", None)
-            return None if padding is None else x != padding
-        if y is None or y.shape != hidden.shape[:-1]:
-            raise ValueError("positions='asked' needs a task with one label a position")
-        return y != IGNORE
+        padding = getattr(self.teacher, "padding", None)
+        if self.positions == "tokens" and padding is None:
+            return None
+        per_position = x if self.positions == "tokens" else y
+        if per_position is None or per_position.shape != hidden.shape[:-1]:
+            raise ValueError(f"positions={self.positions!r} needs a layer and a task with one entry a position")
+        return x != padding if self.positions == "tokens" else y != IGNORE
 
     def __str__(self) -> str:
         function = getattr(self.projection, "func", self.projection)  # inside a functools.partial

@@ -116,7 +116,7 @@ def train(
         "students": store.describe(students), "task": store.describe(task), "curriculum": store.describe(curriculum),
         "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "held_out": held_out,
         "until": until, "keep_every": keep_every, "device": students.device.type,
-        "held out task": store.describe(held_out_task), "optimiser": store.describe(optimiser),
+        "held out task": store.describe(held_out_task or task), "optimiser": store.describe(optimiser),
     }  # fmt: skip
     key = store.key(settings)
     lengths = curriculum.lengths(steps)

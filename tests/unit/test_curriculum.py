@@ -1,11 +1,13 @@
+from itertools import pairwise
+
 import pytest
 from torch import nn
 
 from kdutils import curriculum
-from kdutils.curriculum import Curriculum, Stage
+from kdutils.curriculum import Curriculum, Stage, paired_blocks
 from kdutils.models import MLP
 from kdutils.projections import pca
-from kdutils.signals import Labels
+from kdutils.signals import Hidden, Labels, Output
 
 TEACHER, EARLY, LATE = MLP(4, 8), MLP(4, 8), MLP(4, 8)
 OPEN = Stage(Labels())
@@ -107,3 +109,41 @@ def test_unknown_layer_is_refused_when_the_plan_is_made() -> None:
         curriculum.extracted(TEACHER, [("fc", "act")])
     with pytest.raises(ValueError, match="no layer 'fc'"):
         curriculum.fitnets(TEACHER, "fc")
+
+
+def test_positions_and_scale_reach_every_hidden_stage() -> None:
+    layers = [("hidden", "hidden"), ("act", "hidden"), ("act", "act")]
+    *hidden, last = curriculum.extracted(TEACHER, layers, positions="asked", normalise="position").stages
+    assert [(s.signal.layer, s.signal.student_layer) for s in hidden] == layers
+    assert {(s.signal.positions, s.signal.normalise) for s in hidden} == {("asked", "position")}
+    assert isinstance(last.signal, Output)
+    plain = curriculum.extracted(TEACHER).stages[0].signal
+    assert plain == Hidden(TEACHER) and (plain.positions, plain.normalise) == ("all", "sample")
+    with pytest.raises(ValueError, match="positions must be one of"):
+        curriculum.extracted(TEACHER, positions="some")
+
+
+def depths(teacher: int, student: int) -> list[int]:
+    pairs = paired_blocks(teacher, student)
+    assert [path for _, path in pairs] == [f"blocks.{i}" for i in range(student)]
+    return [int(path.removeprefix("blocks.")) for path, _ in pairs]
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5, 12])
+def test_students_as_deep_as_the_teacher_are_paired_one_to_one(layers: int) -> None:
+    assert depths(layers, layers) == list(range(layers))
+
+
+@pytest.mark.parametrize(("teacher", "student"), [(t, s) for t in range(1, 13) for s in range(1, t + 1)])
+def test_pairs_are_spread_evenly_and_end_with_the_last(teacher: int, student: int) -> None:
+    """Evenly: strides of a whole number of blocks, and no two differ by more than one."""
+    chosen = depths(teacher, student)
+    strides = [b - a for a, b in pairwise([-1, *chosen])]
+    assert chosen[-1] == teacher - 1
+    assert min(strides) >= 1 and max(strides) - min(strides) <= 1
+
+
+@pytest.mark.parametrize(("teacher", "student"), [(2, 3), (2, 0), (0, 0), (3, -1)])
+def test_blocks_that_cannot_be_paired(teacher: int, student: int) -> None:
+    with pytest.raises(ValueError, match=f"{student} student layers cannot be spread over {teacher} teacher layers"):
+        paired_blocks(teacher, student)

@@ -8,6 +8,8 @@ import torch
 
 from kdutils import curriculum, lab, profiles, store
 from kdutils.lab import ParityLab
+from kdutils.models import Transformer
+from kdutils.optimisers import SGD, Adam
 from kdutils.stats import Arm
 from kdutils.store import Store
 from kdutils.training import Run
@@ -88,3 +90,40 @@ def test_checkpoint_nearest_to_an_accuracy(fake_run: Callable[..., Run]) -> None
     run = fake_run([[0.5], [0.55], [0.8], [0.97]], [1], every=10)
     run.snapshots.update(dict.fromkeys([10, 15, 20, 30]))
     assert [ParityLab.checkpoint_near(run, a) for a in (0.0, 0.6, 0.75, 1.0)] == [10, 10, 20, 30]
+
+
+HEADS = {
+    "d": 4, "k": 1, "layers": 2, "head_width": 2, "teacher_heads": 4, "student_heads": 2, "teacher_batch": 32,
+    "teacher_learning_rate": 0.01, "teacher_steps": 80, "keep_every": 40, "learning_rates": [0.003, 0.01],
+    "steps": 40, "hidden_steps": 5, "batch": 16, "evaluate_every": 20, "held_out": 128, "tuning_seeds": [100],
+}  # fmt: skip
+
+
+@pytest.fixture
+def hall(tmp_path: Path) -> ParityLab:
+    """The room of transformers."""
+    settings = profiles.load("transformer_parity", "smoke", device="cpu", seeds=[1, 2], overrides=HEADS)
+    return ParityLab(settings, Store(tmp_path / "hall"))
+
+
+def test_settings_that_name_heads_make_transformers(room: ParityLab, hall: ParityLab) -> None:
+    assert (room.task.tokens, hall.task.tokens) == (False, True)
+    assert (room.optimiser, hall.optimiser) == (SGD(), Adam())
+    for network, heads in ((hall.make_teacher(), 4), (hall.make_student(), 2)):
+        assert isinstance(network, Transformer)
+        assert (len(network.blocks), network.blocks[0].heads, network.context) == (2, heads, 4)
+        assert network.embed.weight.shape == (2, 2 * heads)  # two tokens; heads as wide as the settings say
+        assert network.causal and network.last and network.readout.out_features == 2
+
+
+def test_an_arm_of_transformers_from_end_to_end(hall: ParityLab) -> None:
+    """With k = 1 the label is one of the tokens: the teacher has it well within 80 steps."""
+    trained = hall.teacher()
+    assert trained.accuracy[-1, 0] >= lab.THRESHOLD and set(trained.snapshots) == {40, 80}
+    assert trained.settings["batch"] == 32 and trained.settings["held_out"] == 128
+    pairs = curriculum.paired_blocks(2, 2)
+    arm = hall.arm(curriculum.extracted(trained.network(), pairs, hall.settings.hidden_steps))
+    assert arm.seeds == arm.run.students.seeds == (1, 2) and arm.run.budget == 40 * 16
+    assert [stage[1:2] for stage in arm.run.stages] == [(0,), (5,), (10,)]
+    assert np.isfinite(arm.loss).all() and (np.diff(arm.run.flops) > 0).all()
+    assert set(hall.used) == {"teacher", "extraction", "extraction, sweep"}

@@ -1,25 +1,26 @@
-"""Tasks with one label a position: only positions that are asked count, in losses, calibration and evaluation."""
+"""Tasks with one label a position: only the positions asked count, in losses and in evaluation."""
 
-import copy
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from kdutils import curriculum, projections, seeding, store
-from kdutils.curriculum import Curriculum, Stage, paired_blocks
+from kdutils import curriculum, seeding, store
+from kdutils.curriculum import Curriculum, paired_blocks
 from kdutils.ensemble import Ensemble
 from kdutils.models import MLP, Transformer
 from kdutils.optimisers import Adam
-from kdutils.parity import SparseParity
 from kdutils.signals import IGNORE, Hidden, Labels, Output, Signal, WeightedSum, distillation_loss
 from kdutils.training import Run, train
 
 TOKENS, LENGTH, PAD = 4, 6, 0
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,13 @@ def table(scale: float = 0.0) -> nn.Embedding:
     return nn.Embedding.from_pretrained(scale * torch.eye(TOKENS), freeze=False)
 
 
-def deep(width: int = 5, padding: int | None = None, seed: int = 3) -> nn.Sequential:
+def deep(width: int = 5, seed: int = 3) -> nn.Sequential:
     """Two layers, position by position; the hidden one is "0"."""
     with seeding.global_rng(seed, "deep"):
-        network = nn.Sequential(nn.Embedding(TOKENS, width), nn.Linear(width, TOKENS))
-    network.padding = padding
-    return network
+        return nn.Sequential(nn.Embedding(TOKENS, width), nn.Linear(width, TOKENS))
 
 
-def fit(students: Ensemble, plan: Curriculum, **options) -> Run:
+def fit(students: Ensemble, plan: Curriculum, **options: Any) -> Run:
     return train(students, options.pop("task", TASK), plan, **{"steps": 1, "batch": 8, "held_out": 50, **options})
 
 
@@ -70,7 +69,7 @@ def test_evaluation_in_pieces_is_evaluation_at_once(rate: float) -> None:
     students, task = Ensemble(deep, [1]), Copying(rate=rate)
     x, y = task.sample(50, seeding.generator(0, "held-out"))
     logits, asked = deep()(x), y != IGNORE
-    expected = nn.functional.cross_entropy(logits[asked], y[asked]).item()
+    expected = F.cross_entropy(logits[asked], y[asked]).item()
     for batch in (1, 3, 13, 64):
         run = fit(students, curriculum.from_labels(), task=task, batch=batch)
         assert run.loss[0, 0] == pytest.approx(expected, rel=1e-5)
@@ -105,23 +104,33 @@ def test_nothing_asked_costs_nothing() -> None:
 
 
 @pytest.fixture
-def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    pairs = [TASK.sample(40, seeding.generator(seed, "x")) for seed in (1, 2)]
-    return tuple(torch.stack(part) for part in zip(*pairs, strict=True))
-
-
-@pytest.fixture
 def students() -> Ensemble:
     return Ensemble(partial(deep, seed=4), [1, 2], [0.1, 0.3])
 
 
-def losses(signal: Signal, students: Ensemble, batch: tuple, calibration: tuple | None = None) -> torch.Tensor:
-    bound = signal.bind(students, *(calibration or batch))
+@pytest.fixture
+def batch() -> Batch:
+    pairs = [TASK.sample(40, seeding.generator(seed, "x")) for seed in (1, 2)]
+    return tuple(torch.stack(part) for part in zip(*pairs, strict=True))
+
+
+def losses(signal: Signal, students: Ensemble, batch: Batch) -> torch.Tensor:
+    bound = signal.bind(students, *batch)
     return bound.loss(students.outputs(batch[0], bound.reads), students.spread(bound.target(*batch)))
 
 
+def test_labels_are_the_cross_entropy_of_the_asked_rows(students: Ensemble, batch: Batch) -> None:
+    x, y = batch
+    loss = losses(Labels(), students, batch)
+    for m in range(4):
+        expected = F.cross_entropy(students.member(m)(x[m % 2]).flatten(0, 1), y[m % 2].flatten(), ignore_index=IGNORE)
+        torch.testing.assert_close(loss[m], expected)
+
+
 @pytest.mark.parametrize("temperatures", [(1.0, 1.0), (2.0, 3.0)])
-def test_output_is_the_distillation_loss_of_the_asked_rows(temperatures: tuple, students: Ensemble, batch) -> None:
+def test_output_is_the_distillation_loss_of_the_asked_rows(
+    temperatures: tuple, students: Ensemble, batch: Batch
+) -> None:
     teacher = deep(8)
     x, y = batch
     loss = losses(Output(teacher, *temperatures), students, batch)
@@ -131,100 +140,36 @@ def test_output_is_the_distillation_loss_of_the_asked_rows(temperatures: tuple, 
         torch.testing.assert_close(loss[m], expected)
 
 
-def test_one_label_a_sample_is_asked_of_every_sample(students: Ensemble, batch) -> None:
-    """`Output` needs no labels there, and finds the asked positions of a sequence in them."""
-    one = Ensemble(partial(MLP, 3, 4), [1])
-    x = torch.randn(1, 9, 3, generator=seeding.generator(0, "x"))
+def test_one_label_a_sample_is_asked_of_every_sample() -> None:
+    one, x = Ensemble(partial(MLP, 3, 4), [1]), torch.randn(1, 9, 3, generator=seeding.generator(0, "x"))
     bound = Output(MLP(3, 8)).bind(one, x)
-    assert torch.equal(bound.target(x, None), bound.target(x, torch.zeros(1, 9, dtype=torch.long)))
+    assert torch.equal(bound.target(x, None), bound.target(x, torch.full((1, 9), IGNORE)))
 
 
-CHOSEN = {"asked": lambda x, y: y != IGNORE, "tokens": lambda x, y: x != PAD, "all": lambda x, y: torch.ones_like(x) > 0}
+def test_a_weighted_sum_keeps_every_terms_positions(students: Ensemble, batch: Batch) -> None:
+    terms = [(2.0, Labels()), (1.0, Output(deep(8))), (0.5, Hidden(deep(8), "0", "0", positions="asked")),
+             (0.1, Hidden(deep(8), "0", "0"))]  # fmt: skip
+    expected = sum(weight * losses(signal, students, batch) for weight, signal in terms)
+    torch.testing.assert_close(losses(WeightedSum(tuple(terms)), students, batch), expected)
 
 
-def keep_all(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
-    return torch.eye(width)
+PARTS = ("embed", "position", "blocks.0", "blocks.1", "norm", "readout")
 
 
-@pytest.mark.parametrize("positions", CHOSEN)
-def test_hidden_is_half_the_mean_square_over_the_chosen_positions(positions: str, students: Ensemble, batch) -> None:
-    """Centred, and scaled to a unit mean square, over the chosen positions of the calibration sample."""
-    teacher, (x, y) = deep(padding=PAD), batch
-    loss = losses(Hidden(teacher, "0", "0", keep_all, positions=positions), students, batch)
-    for m in range(4):
-        rows = CHOSEN[positions](x[m % 2], y[m % 2])
-        h = teacher[0](x[m % 2])[rows]
-        wanted = (h - h.mean(0)) / (h - h.mean(0)).square().mean().sqrt()
-        off = students.member(m)[0](x[m % 2])[rows] - wanted
-        torch.testing.assert_close(loss[m], 0.5 * off.square().sum(-1).mean())
+def transformer(width: int, layers: int) -> Transformer:
+    return Transformer(TOKENS, width, 2, layers, LENGTH, causal=False, padding=PAD)
 
 
-def with_other_padding(teacher: nn.Sequential) -> nn.Sequential:
-    other = copy.deepcopy(teacher)
-    with torch.no_grad():
-        other[0].weight[PAD] += torch.linspace(5, 50, other[0].weight.shape[1])
-    return other
-
-
-PCA = pytest.param(
-    projections.pca,
-    marks=pytest.mark.xfail(
-        strict=True,
-        reason="`Hidden.bind` hands all positions to the projection: passes once it hands over the chosen ones",
-    ),
-)
-
-
-@pytest.mark.parametrize("normalise", ["sample", "position"])
-@pytest.mark.parametrize("projection", [projections.gaussian, projections.orthonormal, PCA])
-@pytest.mark.parametrize("positions", ["asked", "tokens"])
-def test_positions_not_chosen_have_no_say(
-    positions: str, projection: projections.Projection, normalise: str, students: Ensemble, batch
-) -> None:
-    """Neither in the calibration nor in the loss, on either side; where all count, they do."""
-    teacher, x = deep(8, PAD), batch[0]
-    make = partial(Hidden, layer="0", student_layer="0", projection=projection, normalise=normalise)
-    first, second = (
-        losses(make(net, positions=positions), students, batch) for net in (teacher, with_other_padding(teacher))
-    )
-    torch.testing.assert_close(first, second)
-    every = [losses(make(net), students, batch) for net in (teacher, with_other_padding(teacher))]
-    assert ((every[0] - every[1]).abs() > 1e-3).all()
-    for p in students.parameters.values():
-        p.requires_grad_(True)
-    bound = make(teacher, positions=positions).bind(students, *batch)
-    values = students.outputs(x, bound.reads)["0"]
-    loss = bound.loss({"0": values}, students.spread(bound.target(*batch))).sum()
-    moved = torch.autograd.grad(loss, values)[0].abs().amax(-1) > 0
-    assert torch.equal(moved, students.spread(CHOSEN[positions](*batch)))
-
-
-def test_asked_positions_of_the_calibration_alone_fix_the_scale(students: Ensemble, batch) -> None:
-    teacher, (x, y) = deep(8), batch
-    other = torch.where(y == IGNORE, torch.ones_like(x), x)
-    make = partial(Hidden, teacher, "0", "0")
-    for positions, same in (("asked", True), ("all", False)):
-        first, second = (losses(make(positions=positions), students, batch, (c, y)) for c in (x, other))
-        assert torch.allclose(first, second) is same
-
-
-def test_a_teacher_without_padding_has_tokens_everywhere(students: Ensemble, batch) -> None:
-    every, tokens = (losses(Hidden(deep(8), "0", "0", positions=p), students, batch) for p in ("all", "tokens"))
-    assert torch.equal(every, tokens)
-
-
-@pytest.mark.parametrize("positions", CHOSEN)
-def test_normalised_by_position_the_loss_is_one_minus_the_correlation(positions: str, batch) -> None:
-    """Of student and target over the units of a position, times their number (up to layer norm's eps of 1e-5)."""
-    width, (x, y) = 5, batch
-    students = Ensemble(partial(deep, width, seed=4), [1, 2], [0.1, 0.3])
-    plain = Hidden(deep(8, PAD), "0", "0", positions=positions).bind(students, *batch)
-    bound = Hidden(deep(8, PAD), "0", "0", positions=positions, normalise="position").bind(students, *batch)
-    wanted = plain.target(*batch)
-    wanted, h = wanted if positions == "all" else wanted[0], students.outputs(x, ("0",))["0"]
-    loss = bound.loss({"0": h}, students.spread(bound.target(*batch)))
-    for m in range(4):
-        rows = CHOSEN[positions](x[m % 2], y[m % 2])
-        pairs = zip(h[m][rows], wanted[m % 2][rows], strict=True)
-        correlation = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
-        torch.testing.assert_close(loss[m], width * (1 - correlation).mean(), atol=1e-3, rtol=1e-3)
+@pytest.mark.parametrize("positions", ["all", "asked", "tokens"])
+def test_every_stage_of_a_transformer_trains_what_lies_below(positions: str) -> None:
+    teacher = Ensemble(partial(transformer, 12, 3), [9]).member(0)
+    plan = curriculum.extracted(teacher, paired_blocks(3, 2), steps=2, positions=positions, normalise="position")
+    students = Ensemble(partial(transformer, 8, 2), [1, 2], [0.02])
+    run = fit(students, plan, steps=6, batch=4, keep_every=2, optimiser=Adam(warmup=0))
+    assert [stage[1:] for stage in run.stages] == [(0, 2), (2, 4), (4, 6)] and np.isfinite(run.loss).all()
+    moved, before = [], students.parameters
+    for after in run.snapshots.values():
+        changed = [name for name in after if not torch.equal(after[name], before[name])]
+        moved.append({part for part in PARTS if any(name.startswith(part) for name in changed)})
+        before = after
+    assert moved == [set(PARTS[:3]), set(PARTS[:4]), set(PARTS)]

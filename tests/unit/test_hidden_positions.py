@@ -1,0 +1,172 @@
+"""Hidden layers of sequences: which positions count, and what layer-normalising both sides does."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from kdutils import projections, seeding
+from kdutils.ensemble import Ensemble
+from kdutils.models import MLP
+from kdutils.signals import IGNORE, Hidden, Signal
+
+TOKENS, LENGTH, PAD = 4, 6, 0
+Batch = tuple[torch.Tensor, torch.Tensor]
+CHOSEN = {
+    "asked": lambda x, y: y != IGNORE,
+    "tokens": lambda x, y: x != PAD,
+    "all": lambda x, y: torch.ones_like(x) > 0,
+}
+
+
+def deep(width: int = 5, padding: int | None = None, seed: int = 3) -> nn.Sequential:
+    """Two layers, position by position; the hidden one is "0"."""
+    with seeding.global_rng(seed, "deep"):
+        network = nn.Sequential(nn.Embedding(TOKENS, width), nn.Linear(width, TOKENS))
+    network.padding = padding
+    return network
+
+
+@pytest.fixture
+def students() -> Ensemble:
+    return Ensemble(partial(deep, seed=4), [1, 2], [0.1, 0.3])
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Rows of tokens that end with padding, and labels at some of the tokens; one batch a seed."""
+    generator = seeding.generator(0, "batch")
+    x = torch.randint(1, TOKENS, (2, 40, LENGTH), generator=generator)
+    x[torch.arange(LENGTH) >= torch.randint(2, LENGTH + 1, (2, 40, 1), generator=generator)] = PAD
+    asked = (torch.rand(x.shape, generator=generator) < 0.4) & (x != PAD)
+    return x, torch.where(asked, x, IGNORE)
+
+
+def losses(signal: Signal, students: Ensemble, batch: Batch, calibration: Batch | None = None) -> torch.Tensor:
+    bound = signal.bind(students, *(calibration or batch))
+    return bound.loss(students.outputs(batch[0], bound.reads), students.spread(bound.target(*batch)))
+
+
+def keep_all(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
+    return torch.eye(width)
+
+
+@pytest.mark.parametrize("positions", CHOSEN)
+def test_half_the_mean_square_over_the_chosen_positions(positions: str, students: Ensemble, batch: Batch) -> None:
+    """Centred, and scaled to a unit mean square, over the chosen positions of the calibration sample."""
+    teacher, (x, y) = deep(padding=PAD), batch
+    loss = losses(Hidden(teacher, "0", "0", keep_all, positions=positions), students, batch)
+    for m in range(4):
+        rows = CHOSEN[positions](x[m % 2], y[m % 2])
+        h = teacher[0](x[m % 2])[rows]
+        wanted = (h - h.mean(0)) / (h - h.mean(0)).square().mean().sqrt()
+        off = students.member(m)[0](x[m % 2])[rows] - wanted
+        torch.testing.assert_close(loss[m], 0.5 * off.square().sum(-1).mean())
+
+
+def with_other_padding(teacher: nn.Sequential) -> nn.Sequential:
+    other = copy.deepcopy(teacher)
+    with torch.no_grad():
+        other[0].weight[PAD] += torch.linspace(5, 50, other[0].weight.shape[1])
+    return other
+
+
+@pytest.mark.parametrize("normalise", ["sample", "position"])
+@pytest.mark.parametrize("projection", [projections.gaussian, projections.orthonormal, projections.pca])
+@pytest.mark.parametrize("positions", ["asked", "tokens"])
+def test_positions_not_chosen_have_no_say(
+    positions: str, projection: projections.Projection, normalise: str, students: Ensemble, batch: Batch
+) -> None:
+    """Neither in the calibration nor in the loss, on either side; where all count, they do."""
+    teacher, x = deep(8, PAD), batch[0]
+    make = partial(Hidden, layer="0", student_layer="0", projection=projection, normalise=normalise)
+    first, second = (
+        losses(make(net, positions=positions), students, batch) for net in (teacher, with_other_padding(teacher))
+    )
+    torch.testing.assert_close(first, second)
+    every = [losses(make(net), students, batch) for net in (teacher, with_other_padding(teacher))]
+    assert ((every[0] - every[1]).abs() > 1e-3).all()
+    for p in students.parameters.values():
+        p.requires_grad_(True)
+    bound = make(teacher, positions=positions).bind(students, *batch)
+    values = students.outputs(x, bound.reads)["0"]
+    loss = bound.loss({"0": values}, students.spread(bound.target(*batch))).sum()
+    moved = torch.autograd.grad(loss, values)[0].abs().amax(-1) > 0
+    assert torch.equal(moved, students.spread(CHOSEN[positions](*batch)))
+
+
+def test_asked_positions_of_the_calibration_alone_fix_the_scale(students: Ensemble, batch: Batch) -> None:
+    teacher, (x, y) = deep(8), batch
+    other = torch.where(y == IGNORE, torch.ones_like(x), x)
+    make = partial(Hidden, teacher, "0", "0")
+    for positions, same in (("asked", True), ("all", False)):
+        first, second = (losses(make(positions=positions), students, batch, (c, y)) for c in (x, other))
+        assert torch.allclose(first, second) is same
+
+
+def test_a_teacher_without_padding_has_tokens_everywhere(students: Ensemble, batch: Batch) -> None:
+    every, tokens = (losses(Hidden(deep(8), "0", "0", positions=p), students, batch) for p in ("all", "tokens"))
+    assert torch.equal(every, tokens)
+
+
+@pytest.mark.parametrize("positions", CHOSEN)
+def test_normalised_by_position_the_loss_is_one_minus_the_correlation(positions: str, batch: Batch) -> None:
+    """Of student and target over the units of a position, times their number (up to layer norm's eps of 1e-5)."""
+    width, (x, y) = 5, batch
+    students = Ensemble(partial(deep, width, seed=4), [1, 2], [0.1, 0.3])
+    plain = Hidden(deep(8, PAD), "0", "0", positions=positions).bind(students, *batch)
+    bound = Hidden(deep(8, PAD), "0", "0", positions=positions, normalise="position").bind(students, *batch)
+    wanted = plain.target(*batch)
+    wanted, h = wanted if positions == "all" else wanted[0], students.outputs(x, ("0",))["0"]
+    loss = bound.loss({"0": h}, students.spread(bound.target(*batch)))
+    for m in range(4):
+        rows = CHOSEN[positions](x[m % 2], y[m % 2])
+        pairs = zip(h[m][rows], wanted[m % 2][rows], strict=True)
+        correlation = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
+        torch.testing.assert_close(loss[m], width * (1 - correlation).mean(), atol=1e-3, rtol=1e-3)
+
+
+def test_normalised_by_position_scale_and_shift_do_not_matter(students: Ensemble, batch: Batch) -> None:
+    """Of the student at every position, and of the teacher as a whole."""
+    teacher, generator = deep(8), seeding.generator(0, "scale")
+    louder = copy.deepcopy(teacher)
+    with torch.no_grad():
+        louder[0].weight.mul_(7).add_(torch.linspace(-3, 3, 8))
+    for normalise, blind in (("position", True), ("sample", False)):
+        bounds = [Hidden(net, "0", "0", normalise=normalise).bind(students, *batch) for net in (teacher, louder)]
+        targets = [students.spread(bound.target(*batch)) for bound in bounds]
+        h = students.outputs(batch[0], ("0",))["0"]
+        scale, shift = (torch.rand(*h.shape[:-1], 1, generator=generator) + 0.5 for _ in range(2))
+        plain, moved = (bounds[0].loss({"0": v}, targets[0]) for v in (h, h * scale + shift))
+        torch.testing.assert_close(*targets)
+        assert torch.allclose(plain, moved, rtol=1e-3) is blind
+
+
+@pytest.mark.parametrize("wrong", [{"positions": "ask"}, {"normalise": "layer"}, {"positions": None}], ids=str)
+def test_unknown_choices_list_those_there_are(wrong: dict) -> None:
+    choices = r"'all', 'asked', 'tokens'" if "positions" in wrong else r"'sample', 'position'"
+    with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be one of \({choices}\), not "):
+        Hidden(deep(), "0", "0", **wrong)
+
+
+def test_asked_positions_need_one_label_a_position(students: Ensemble, batch: Batch) -> None:
+    signal, (x, y) = Hidden(deep(), "0", "0", positions="asked"), batch
+    for labels in (None, y[..., 0]):
+        with pytest.raises(ValueError, match="positions='asked' needs a task with one label a position"):
+            signal.bind(students, x, labels)
+    bound = signal.bind(students, x, y)
+    with pytest.raises(ValueError, match="one label a position"):
+        bound.target(x, y[..., 0])
+
+
+def test_a_sample_with_one_label_is_a_position() -> None:
+    """Samples whose label is `IGNORE` are left out."""
+    one, x = Ensemble(partial(MLP, 3, 4), [1]), torch.randn(1, 9, 3, generator=seeding.generator(0, "x"))
+    y = torch.tensor([[0, 1, 0, IGNORE, IGNORE, 1, 0, 1, 1]])
+    rows = (x[:, y[0] != IGNORE], y[:, y[0] != IGNORE])
+    teacher = MLP(3, 8)
+    torch.testing.assert_close(
+        losses(Hidden(teacher, positions="asked"), one, (x, y)), losses(Hidden(teacher), one, rows)
+    )
