@@ -59,7 +59,7 @@ def describe(thing: Any) -> Any:
         return {**_named(type(thing)), "structure": repr(thing), "weights": digest(thing.state_dict())}
     if isinstance(thing, functools.partial):
         return {**_named(thing.func), "with": describe([thing.args, thing.keywords])}
-    if hasattr(thing, "describe"):
+    if hasattr(thing, "describe") and not isinstance(thing, type):
         return describe(thing.describe())
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         fields = {f.name: describe(getattr(thing, f.name)) for f in dataclasses.fields(thing)}

@@ -154,7 +154,7 @@ def test_unknown_choices_list_those_there_are(wrong: dict) -> None:
 def test_asked_positions_need_one_label_a_position(students: Ensemble, batch: Batch) -> None:
     signal, (x, y) = Hidden(deep(), "0", "0", positions="asked"), batch
     for labels in (None, y[..., 0]):
-        with pytest.raises(ValueError, match="positions='asked' needs a task with one label a position"):
+        with pytest.raises(ValueError, match="positions='asked' needs a layer and a task with one entry a position"):
             signal.bind(students, x, labels)
     bound = signal.bind(students, x, y)
     with pytest.raises(ValueError, match="one label a position"):

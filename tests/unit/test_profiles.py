@@ -37,7 +37,7 @@ def test_every_profile_keeps_the_rules_of_comparison(section: str, profile: str)
     assert len(settings.seeds) >= 5 and len(set(settings.seeds)) == len(settings.seeds)
     assert not set(settings.seeds) & set(settings.tuning_seeds)
     assert len(settings.learning_rates) >= 2
-    assert settings.k <= settings.d and settings.evaluate_every <= settings.steps
+    assert settings.evaluate_every <= settings.steps
 
 
 def test_default_profile(monkeypatch: pytest.MonkeyPatch) -> None:
