@@ -8,14 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 
 from kdutils import curriculum
+from kdutils.curriculum import Curriculum
 from kdutils.ensemble import Ensemble
-from kdutils.models import MLP
+from kdutils.models import MLP, Transformer
+from kdutils.optimisers import SGD, Adam, Optimiser
 from kdutils.parity import SparseParity
-from kdutils.training import _Loop, train
+from kdutils.training import Run, train
 
 
 def least(work: Callable[[], object], repeats: int = 5, number: int = 1) -> float:
@@ -30,61 +33,78 @@ def least(work: Callable[[], object], repeats: int = 5, number: int = 1) -> floa
     return min(times)
 
 
-def steps(seeds: int, d: int, width: int, batch: int, plan: curriculum.Curriculum) -> Callable[[], None]:
-    """One optimiser step of an ensemble, as a function without arguments."""
-    students = Ensemble(partial(MLP, d, width), range(seeds), [0.1])
-    loop = _Loop(students, SparseParity(d, min(d, 6)), batch, 64)
-    bound = loop.enter(plan.stages[0].signal, 0)
-    return lambda: loop.step(bound, 1)
+def step(make: Callable[[], Any], seeds: int, task: Any, batch: int, plan: Curriculum, number: int = 100,
+         optimiser: Optimiser = SGD(), repeats: int = 4) -> float:  # fmt: skip  # noqa: B008
+    """Least seconds of one optimiser step inside `train`: the difference of a long and a short run."""
+
+    def run(steps: int) -> Run:
+        return train(Ensemble(make, range(seeds), [1e-3]), task, plan, steps=steps, batch=batch,
+                     evaluate_every=steps, held_out=64, optimiser=optimiser, progress=False)  # fmt: skip
+
+    run(number)
+    return min(run(2 * number).seconds - run(number).seconds for _ in range(repeats)) / number
 
 
-def plain(d: int, width: int, batch: int) -> Callable[[], None]:
-    """The step somebody would write by hand for one network."""
+def by_hand(d: int, width: int, batch: int) -> Callable[[], None]:
+    """The step somebody would write for one network."""
     network, task = MLP(d, width), SparseParity(d, 6)
     optimiser, generator = torch.optim.SGD(network.parameters(), 0.1), torch.Generator().manual_seed(0)
 
-    def step() -> None:
+    def work() -> None:
         x, y = task.sample(batch, generator)
         optimiser.zero_grad()
         torch.nn.functional.cross_entropy(network(x), y).backward()
         optimiser.step()
 
-    return step
+    return work
 
 
-def matmuls(d: int, width: int, batch: int) -> Callable[[], None]:
-    """The matrix products of one step and nothing else: forward, and both weight gradients."""
-    x, w, h = torch.randn(batch, d), torch.randn(width, d), torch.randn(batch, width)
-    v, g = torch.randn(2, width), torch.randn(batch, 2)
+def products(*shapes: tuple[int, int, int, int]) -> Callable[[], None]:
+    """The matrix products of a step alone: (members, rows, in, out) each forward and for both gradients."""
+    pairs = [(torch.randn(m, n, a), torch.randn(m, a, b), torch.randn(m, n, b)) for m, n, a, b in shapes]
 
-    def products() -> None:
-        _ = x @ w.T, h @ v.T, g @ v, g.T @ h, h.T @ x
+    def work() -> None:
+        for x, w, g in pairs:
+            _ = x @ w, g @ w.mT, x.mT @ g
 
-    return products
+    return work
 
 
 def main() -> None:
-    labels = curriculum.from_labels()
-    one, eight, hand = (
-        least(w, number=200) for w in (steps(1, 50, 100, 64, labels), steps(8, 50, 100, 64, labels), plain(50, 100, 64))
-    )
+    labels, task = curriculum.from_labels(), SparseParity(50, 6)
+    small = partial(MLP, 50, 100)
+    one, eight = (step(small, seeds, task, 64, labels, 400) for seeds in (1, 8))
+    hand = least(by_hand(50, 100, 64), number=200)
     print(f"8 members / 1 member, width 100, batch 64     {eight / one:6.2f}   (target at most 2.5)")
-    print(f"8 members / 1 plain torch loop                {eight / hand:6.2f}")
-    wide, peak = least(steps(1, 100, 50_000, 512, labels)), least(matmuls(100, 50_000, 512))
-    print(f"wide teacher's step against its matmuls alone {peak / wide:6.0%}   (target at least 60%)")
+    print(f"8 members / 1 network in a plain torch loop   {eight / hand:6.2f}")
+
+    wide = step(partial(MLP, 100, 50_000), 1, SparseParity(100, 6), 512, labels, 6)
+    x, w, h = torch.randn(512, 100), torch.randn(50_000, 100), torch.randn(512, 50_000)
+    v, g = torch.randn(2, 50_000), torch.randn(512, 2)
+    alone = least(lambda: (x @ w.T, h @ v.T, g @ v, g.T @ h, h.T @ x))
+    print(f"matmuls of a wide teacher's step / the step   {alone / wide:6.0%}   (target at least 60%)")
+
     teacher = MLP(50, 4096)
-    plans = {
-        name: plan
-        for name, plan in (("one-shot", curriculum.one_shot(teacher)), ("extraction", curriculum.extracted(teacher)))
-    }
-    seconds = {name: least(steps(8, 50, 100, 64, plan), number=50) for name, plan in plans.items()}
+    plans = {"one-shot": curriculum.one_shot(teacher), "extraction": curriculum.extracted(teacher, steps=400)}
+    seconds = {"one-shot": step(small, 8, task, 64, plans["one-shot"], 200)}
+    hidden = Curriculum("hidden", (curriculum.Stage(plans["extraction"].stages[0].signal),))
+    seconds["extraction"] = step(small, 8, task, 64, hidden, 200)
     print(f"extraction's first stage / one-shot, seconds  {seconds['extraction'] / seconds['one-shot']:6.2f}")
-    students = Ensemble(partial(MLP, 50, 100), [0], [0.1])
     flops = {
-        name: train(students, SparseParity(50, 6), plan, steps=501, evaluate_every=1).flops[1]
+        name: train(Ensemble(small, [0]), task, plan, steps=401, evaluate_every=1, held_out=64, until=0.0).flops[1]
         for name, plan in plans.items()
     }
     print(f"extraction's first stage / one-shot, FLOPs    {flops['extraction'] / flops['one-shot']:6.2f}")
+
+    d, width, heads, members, batch = 20, 32, 4, 7, 32
+    make, bits = partial(Transformer, 2, width, heads, 2, d, classes=2, last=True), SparseParity(d, 5, tokens=True)
+    stacked, single = (step(make, n, bits, batch, labels, 20, Adam()) for n in (members, 1))
+    rows = batch * d
+    block = [(members, rows, width, n * width) for n in (3, 1, 4)] + [(members, rows, 4 * width, width)]
+    attention = [(members * batch * heads, d, width // heads, d), (members * batch * heads, d, d, width // heads)]
+    alone = least(products(*2 * (block + attention)))
+    print(f"7 transformers stacked / 7 in a loop          {stacked / (7 * single):6.2f}")
+    print(f"matmuls of their step / the step              {alone / stacked:6.0%}   (target at least 50%)")
 
 
 if __name__ == "__main__":

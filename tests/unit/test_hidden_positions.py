@@ -157,7 +157,7 @@ def test_asked_positions_need_one_label_a_position(students: Ensemble, batch: Ba
         with pytest.raises(ValueError, match="positions='asked' needs a layer and a task with one entry a position"):
             signal.bind(students, x, labels)
     bound = signal.bind(students, x, y)
-    with pytest.raises(ValueError, match="one label a position"):
+    with pytest.raises(ValueError, match="one entry a position"):
         bound.target(x, y[..., 0])
 
 
