@@ -70,22 +70,22 @@ class Lab:
         """A network of the teacher's shape that has learned nothing: the control."""
         return Ensemble(self.make_teacher, [1], [1.0], self.settings.device).member(0)
 
-    def arm(self, plan: Curriculum) -> stats.Arm:
-        """Train students through `plan`: the learning rate is chosen on the tuning seeds, others are reported."""
+    def arm(self, *plans: Curriculum) -> stats.Arm:
+        """Train students through a curriculum: the learning rate is chosen on the tuning seeds, others are reported.
+
+        Several plans are settings of one method, such as lengths of a stage: the tuning seeds choose among them too.
+        """
         s = self.settings
 
-        def fit(seeds: Sequence[int], rates: Sequence[float]) -> Run:
+        def fit(plan: Curriculum, seeds: Sequence[int], rates: Sequence[float]) -> Run:
             name = plan.name if tuple(seeds) == tuple(s.seeds) else f"{plan.name}, sweep"
             students = Ensemble(self.make_student, seeds, rates, s.device)
             return self._train(
                 name, students, plan, s.steps, s.batch, evaluate_every=s.evaluate_every, until=self.until
             )
 
-        return stats.Arm.tuned(fit, s.learning_rates, s.tuning_seeds, s.seeds, self.merit)
-
-    def best(self, arms: dict[Any, stats.Arm]) -> Any:
-        """The key of the arm that does best on the tuning seeds."""
-        return max(arms, key=lambda name: self.merit(arms[name].sweep))
+        fits = [partial(fit, plan) for plan in plans]
+        return stats.Arm.tuned(fits, s.learning_rates, s.tuning_seeds, s.seeds, self.merit)
 
     def _train(self, name: str, students: Ensemble, plan: Curriculum, steps: int, batch: int, **when: Any) -> Run:
         self.used[name] = run = train(

@@ -84,16 +84,17 @@ class Arm:
     @classmethod
     def tuned(
         cls,
-        fit: Callable[[Sequence[int], Sequence[float]], Run],
+        fits: Sequence[Callable[[Sequence[int], Sequence[float]], Run]],
         learning_rates: Sequence[float],
         tuning_seeds: Sequence[int],
         seeds: Sequence[int],
         merit: Callable[[Arm], Any],
     ) -> Arm:
-        """Try every learning rate on `tuning_seeds`, then train `seeds` with the best one alone.
+        """Try every way to fit at every learning rate on `tuning_seeds`, then train `seeds` in the best one alone.
 
         Args:
-            fit: (seeds, learning rates) -> the run of all their pairs.
+            fits: one function or more, (seeds, learning rates) -> the run of all their pairs. Several are settings of
+                one method, such as lengths of a stage.
             merit: what to make as large as possible, such as `fastest(0.95)`.
 
         Raises:
@@ -102,9 +103,17 @@ class Arm:
         both = sorted(set(seeds) & set(tuning_seeds))
         if both or not tuning_seeds:
             raise ValueError(f"learning rates are chosen on seeds that are not reported; give others than {both}")
-        run = fit(tuning_seeds, learning_rates)
-        best = max((cls(run, float(rate), tuple(tuning_seeds)) for rate in learning_rates), key=merit)
+        trials = []
+        for fit in fits:
+            run = fit(tuning_seeds, learning_rates)
+            trials += [(cls(run, float(rate), tuple(tuning_seeds)), fit) for rate in learning_rates]
+        best, fit = max(trials, key=lambda trial: merit(trial[0]))
         return cls(fit(seeds, [best.learning_rate]), best.learning_rate, tuple(seeds), best)
+
+    @property
+    def name(self) -> str:
+        """The name of its curriculum."""
+        return self.run.settings["curriculum"]["name"]
 
     @property
     def members(self) -> list[int]:

@@ -2,15 +2,19 @@ import json
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from kdutils import claims, profiles
+from kdutils import claims, curriculum, profiles
 from kdutils.claims import Box, Claim, CostBox, publish
-from kdutils.training import Run
+from kdutils.ensemble import Ensemble
+from kdutils.models import MLP
+from kdutils.parity import SparseParity
+from kdutils.training import Run, train
 
 INF, NAN = math.inf, math.nan
 
@@ -31,6 +35,7 @@ def claim(value: float = 2, interval: tuple = (1, 3), band: tuple = (0, 4), **mo
         ((1, 3), (3.1, 4), "fails"),
         ((1, 3), (0, 0.9), "fails"),
         ((1, 3), (1, INF), "holds"),
+        ((0.5, 3), (1, INF), "unclear"),
         ((1, 3), (4, INF), "fails"),
         ((1, 3), (-INF, 0), "fails"),
         ((1, INF), (1, INF), "holds"),
@@ -65,8 +70,8 @@ def test_a_lower_bound_cannot_show_that_the_value_is_small(interval: tuple, band
 
 def test_verdicts_print_no_number(capsys: pytest.CaptureFixture) -> None:
     claims.verdicts([Claim("one", "First.", 12.5, (11, 14), (10, INF)), Claim("two", "Second.", 0, (0, 0), (1, 2))])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in lines] == [["holds", "one:", "First."], ["fails", "two:", "Second."]]
+    claims.verdicts([claim(band=(2, 4))])
+    assert capsys.readouterr().out == "  holds  one: First.\n  fails  two: Second.\nunclear  x: A <b>sentence</b>.\n"
 
 
 def test_box_shows_value_interval_band_and_verdict() -> None:
@@ -136,8 +141,24 @@ def test_results_are_strict_json(published: Callable[[], Path]) -> None:
     assert record["settings"]["profile"] == "smoke" and record["settings"]["d"] == profiles.load("parity", "smoke").d
     run = record["runs"]["labels"]
     assert (run["budget, samples"], run["seeds"], run["learning rates"]) == (40, [1, 2], [1.0])
+    assert run["key"] == "0123456789abcdef0123"
     assert run["final accuracy"] == [0.9, 1.0]
     assert record["cost"]["seconds"] == 2.5 and record["cost"]["peak memory, bytes"] == 2**20
+
+
+def test_publishing_shows_the_table() -> None:
+    found = [claim(2.5, bound=True), claim(NAN)]
+    box = publish("chapter", profiles.load("parity", "smoke", device="cpu"), found, {}, {})
+    assert (repr(box), box._repr_html_()) == (repr(Box(found)), Box(found)._repr_html_())
+
+
+def test_a_trained_run_can_be_published(tmp_path: Path) -> None:
+    students = Ensemble(partial(MLP, 4, 4), [1])
+    run = train(students, SparseParity(4, 2), curriculum.from_labels(), steps=4, evaluate_every=2)
+    publish("chapter", profiles.load("parity", "smoke", device="cpu"), [], {"labels": run}, {})
+    summary = strict(tmp_path / "results" / "smoke" / "chapter.json")["runs"]["labels"]
+    assert summary["key"] == run.key and summary["flops"] == run.flops[-1]
+    assert summary["stages"] == [list(stage) for stage in run.stages]
 
 
 def test_writing_twice_gives_the_same_bytes(published: Callable[[], Path]) -> None:

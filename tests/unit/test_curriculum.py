@@ -87,7 +87,7 @@ def test_only_the_last_stage_may_be_open() -> None:
 
 @pytest.mark.parametrize("steps", [0, -4])
 def test_a_stage_needs_a_step(steps: int) -> None:
-    with pytest.raises(ValueError, match=f"stage 1 of 'x' has {steps} steps"):
+    with pytest.raises(ValueError, match=f"stage 1 of 'x' has {steps} steps; it needs at least one"):
         Curriculum("x", (Stage(Labels(), steps), OPEN))
 
 

@@ -72,6 +72,8 @@ def test_works_inside_vmap() -> None:
     for i, network in enumerate(networks):
         torch.testing.assert_close(out["hidden"][i], network.hidden(x[i]))
         torch.testing.assert_close(out[""][i], network(x[i]))
+    shared = vmap(lambda batch: outputs_at(networks[0], batch, ("act",))["act"])(x)
+    torch.testing.assert_close(shared, networks[0].hidden(x).relu())
 
 
 def test_nested_paths() -> None:

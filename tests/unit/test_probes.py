@@ -23,7 +23,7 @@ def test_cube_lists_every_point_once_in_order() -> None:
 
 @pytest.mark.parametrize("d", [0, -1, 21])
 def test_cube_has_limits(d: int) -> None:
-    with pytest.raises(ValueError, match=f"d={d}"):
+    with pytest.raises(ValueError, match=f"d={d}: sample instead"):
         probes.cube(d)
 
 
@@ -63,10 +63,12 @@ def test_transform_is_its_own_inverse() -> None:
 
 @pytest.mark.parametrize("support", [(0,), (1, 3), (0, 2, 4), (0, 1, 2, 3, 4)])
 def test_a_parity_has_one_coefficient(support: tuple[int, ...]) -> None:
-    label = SparseParity(D, len(support), support).label(probes.cube(D))
-    table = probes.walsh_hadamard(1.0 - 2 * label)
+    x = probes.cube(D)
+    values = 1.0 - 2 * SparseParity(D, len(support), support).label(x)
+    table = probes.walsh_hadamard(values)
     assert table.nonzero().flatten().tolist() == [sum(2**i for i in support)]
     assert table.max() == 1
+    assert torch.equal(probes.coefficients(values, x).double(), table[[2**i for i in range(D)]])
 
 
 def test_degrees_count_the_bits() -> None:
@@ -86,6 +88,12 @@ def test_estimates_lie_within_their_standard_error() -> None:
     estimates = probes.coefficients(values, x, pairs)
     truth = torch.tensor([1.0] + [0.0] * (len(pairs) - 1))
     assert ((estimates - truth).abs() < 5 * values.std() / n**0.5).all()
+
+
+def test_samples_of_a_parity_show_nothing_at_degree_one() -> None:
+    n = 10_000
+    x, y = SparseParity(8, 3, (1, 4, 6)).sample(n, seeding.generator(0, "x"))
+    assert probes.coefficients(1.0 - 2 * y, x).abs().max() < 5 / n**0.5  # five standard errors
 
 
 @pytest.mark.parametrize("values", [torch.ones(3), torch.ones(4, 2), torch.ones(0)])

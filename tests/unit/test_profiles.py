@@ -116,12 +116,22 @@ def test_start_reads_the_chapters_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    "cell",
-    ["# Parameters\nstepz = 3\n", "# Parameters\nprofile = 'smoke'\nstepz = 3\n", "# Parameters\na = stepz = 3\n"],
+    ("cell", "name"),
+    [
+        ("# Parameters\nstepz = 3\n", "stepz"),
+        ("# Parameters\nprofile = 'smoke'\nstepz = 3\n", "stepz"),
+        ("# Parameters\na = stepz = 3\n", "a"),
+    ],
 )
-def test_start_refuses_what_the_chapter_does_not_have(cell: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown parameter '(stepz|a)'.*profile, device, seeds, overrides"):
+def test_start_refuses_what_the_chapter_does_not_have(cell: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown parameter '{name}'.*profile, device, seeds, overrides"):
         start("parity", {**DEFAULTS, "In": ["", "x = 1", cell]})
+
+
+@pytest.mark.parametrize("name", profiles.PARAMETERS)
+def test_start_accepts_what_every_chapter_has(name: str) -> None:
+    namespace = {**DEFAULTS, "profile": "smoke", "device": None, "In": ["", f"# Parameters\n{name} = None\n"]}
+    assert vars(start("parity", namespace)) == vars(load("parity", "smoke"))
 
 
 def test_start_ignores_other_cells() -> None:

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pytest
@@ -78,6 +79,21 @@ def test_interval_reaches_infinity_with_the_unfinished() -> None:
     assert times(INF, INF, INF).interval() == (INF, INF)
 
 
+@pytest.mark.parametrize("values", [(1, 2, 3, 4, INF), (5, 9, 2, 7, 11), (1, 2, 3, INF, INF), (3, 1, INF)])
+@pytest.mark.parametrize("level", [0.2, 0.5, 0.9])
+def test_interval_ends_are_quantiles_of_all_resamples(values: tuple[float, ...], level: float) -> None:
+    medians = np.sort(stats.median(np.array(list(product(values, repeat=len(values))))))
+    tail = (1 - level) / 2
+    slack = 5 * (tail * (1 - tail) / 2000) ** 0.5  # five standard errors of a share of the 2,000 resamples drawn
+
+    def quantile(share: float) -> float:
+        return medians[int(share * len(medians))]
+
+    low, high = times(*values).interval(level)
+    assert quantile(tail - slack) <= low <= quantile(tail + slack)
+    assert quantile(1 - tail - slack) <= high <= quantile(1 - tail + slack)
+
+
 def test_interval_is_reproducible() -> None:
     np.random.seed(0)
     first = times(5, 9, 2, 7, 11).interval()
@@ -104,16 +120,31 @@ def test_rate_is_chosen_on_the_tuning_seeds_and_others_are_trained_with_it_alone
         members = [[0.5, 0.99 if rate == 0.1 else 0.5] for rate in rates for _ in seeds]
         return fake_run(np.transpose(members), seeds, rates)
 
-    arm = Arm.tuned(fit, [0.1, 1.0], [9], [1, 2], stats.fastest(0.95))
+    arm = Arm.tuned([fit], [0.1, 1.0], [9], [1, 2], stats.fastest(0.95))
     assert asked == [((9,), (0.1, 1.0)), ((1, 2), (0.1,))]
     assert (arm.learning_rate, arm.seeds, arm.members) == (0.1, (1, 2), [0, 1])
     assert arm.sweep is not None and (arm.sweep.learning_rate, arm.sweep.seeds) == (0.1, (9,))
 
 
+def test_the_best_way_is_chosen_with_its_rate(fake_run: MakeRun) -> None:
+    def way(solved_at: float) -> Callable[[list[int], list[float]], Run]:
+        def fit(seeds: list[int], rates: list[float]) -> Run:
+            run = fake_run(
+                np.transpose([[0.5, 0.99 if r == solved_at else 0.5] for r in rates for _ in seeds]), seeds, rates
+            )
+            run.settings["curriculum"] = {"name": f"solved at {solved_at}"}
+            return run
+
+        return fit
+
+    arm = Arm.tuned([way(7.0), way(0.1)], [1.0, 0.1], [9], [1, 2], stats.fastest(0.95))
+    assert (arm.name, arm.learning_rate) == ("solved at 0.1", 0.1)
+
+
 @pytest.mark.parametrize("tuning_seeds", [[], [1]])
 def test_seeds_are_tuned_on_or_reported(fake_run: MakeRun, tuning_seeds: list[int]) -> None:
     with pytest.raises(ValueError, match="chosen on seeds that are not reported"):
-        Arm.tuned(lambda s, r: fake_run([[0.5]], [1]), [1.0], tuning_seeds, [1, 2], stats.fastest(0.95))
+        Arm.tuned([lambda s, r: fake_run([[0.5]], [1])], [1.0], tuning_seeds, [1, 2], stats.fastest(0.95))
 
 
 @pytest.mark.parametrize(
@@ -187,5 +218,5 @@ def test_fast_arm_unfinished_counts_as_zero() -> None:
 
 
 def test_speedup_needs_the_same_seeds() -> None:
-    with pytest.raises(ValueError, match="3 and 2 seeds"):
+    with pytest.raises(ValueError, match="seed by seed; got 3 and 2 seeds"):
         speedup(times(1, 2, 3), times(1, 2))

@@ -1,143 +1,275 @@
-import warnings
+import re
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
-from kdutils import curriculum, store
+from kdutils import curriculum, models, seeding, store
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.ensemble import Ensemble
 from kdutils.models import MLP
 from kdutils.parity import SparseParity
-from kdutils.signals import Labels
-from kdutils.training import DivergenceError, train
+from kdutils.signals import Bound, Hidden, Labels, Regressed, Signal
+from kdutils.training import DivergenceError, Run, train
 
 TASK = SparseParity(6, 2)
 TEACHER = MLP(6, 24)
+OPTIONS = {"steps": 20, "batch": 8, "evaluate_every": 5, "held_out": 128}
 
 
-def students(rates=(0.1, 0.5)):
-    return Ensemble(partial(MLP, 6, 8), [1, 2], rates)
+def group(rates: tuple[float, ...] = (0.1, 0.5), seeds: tuple[int, ...] = (1, 2)) -> Ensemble:
+    return Ensemble(partial(MLP, 6, 8), seeds, rates)
 
 
-def fit(plan, **options):
-    return train(students(), TASK, plan, **{"steps": 40, "batch": 16, "evaluate_every": 10, "held_out": 256, **options})
+def fit(plan: Curriculum, students: Ensemble | None = None, **options: object) -> Run:
+    return train(students or group(), TASK, plan, **{**OPTIONS, **options})
 
 
-def test_a_run_is_a_function_of_its_settings_and_leaves_the_students_alone():
-    group = students()
-    before = store.digest(group.parameters)
-    first, again = (train(group, TASK, curriculum.extracted(TEACHER, steps=10), steps=40, batch=16) for _ in range(2))
-    assert store.digest(group.parameters) == before
-    assert store.digest(first.students.parameters) == store.digest(again.students.parameters) != before
-    assert first.key == again.key
+def test_a_step_is_plain_sgd_on_the_seeds_own_samples() -> None:
+    run = fit(curriculum.from_labels(), steps=6)
+    for member in range(4):
+        network = group().member(member).train()
+        stream = seeding.generator(run.students.seed_of(member), "data")
+        optimiser = torch.optim.SGD(network.parameters(), run.students.learning_rate_of(member))
+        for _ in range(6):
+            x, y = TASK.sample(8, stream)
+            optimiser.zero_grad()
+            F.cross_entropy(network(x), y).backward()
+            optimiser.step()
+        for name, parameter in network.named_parameters():
+            torch.testing.assert_close(run.students.parameters[name][member], parameter.detach())
 
 
-def test_parity_is_learned_and_until_stops_the_sweep():
-    run = train(
-        Ensemble(partial(MLP, 6, 32), [1, 2], [1e-4, 0.5]), TASK, curriculum.from_labels(), steps=4000, until=0.99
+def test_nothing_is_reset_between_stages() -> None:
+    whole = fit(curriculum.from_labels())
+    parts = fit(Curriculum("parts", (Stage(Labels(), 5), Stage(Labels(), 10), Stage(Labels()))))
+    assert np.array_equal(whole.accuracy, parts.accuracy) and np.array_equal(whole.loss, parts.loss)
+    assert store.digest(whole.students.parameters) == store.digest(parts.students.parameters)
+    assert [stage[1:] for stage in parts.stages] == [(0, 5), (5, 15), (15, 20)]
+
+
+def test_stages_end_with_an_evaluation() -> None:
+    run = fit(Curriculum("x", (Stage(Labels(), 3), Stage(Labels(), 9), Stage(Labels()))), steps=18)
+    assert run.steps.tolist() == [0, 3, 5, 10, 12, 15, 18]
+    assert run.samples.tolist() == [8 * step for step in run.steps]
+    assert run.stages == [("labels", 0, 3), ("labels", 3, 12), ("labels", 12, 18)]
+
+
+def test_a_run_is_a_function_of_its_settings() -> None:
+    """The global generator has no say."""
+    torch.manual_seed(1)
+    first = fit(curriculum.extracted(TEACHER, steps=5))
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    second = fit(curriculum.extracted(TEACHER, steps=5))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(first.loss, second.loss) and np.array_equal(first.flops, second.flops)
+    final = store.digest(first.students.parameters)
+    assert final == store.digest(second.students.parameters) != store.digest(group().parameters)
+    assert first.key == second.key
+
+
+def test_a_snapshot_is_the_shorter_run() -> None:
+    long, short = fit(curriculum.one_shot(TEACHER), keep_every=5), fit(curriculum.one_shot(TEACHER), steps=10)
+    assert sorted(long.snapshots) == [5, 10, 15, 20]
+    for member in range(4):
+        then, end = long.network(member, 10), short.network(member)
+        assert store.digest(then.state_dict()) == store.digest(end.state_dict())
+    assert store.digest(long.network(1, 20).state_dict()) == store.digest(long.network(1).state_dict())
+    with pytest.raises(ValueError, match=r"no snapshot at step 7; kept are \[5, 10, 15, 20\]"):
+        long.network(1, 7)
+
+
+def test_no_snapshots_unless_asked() -> None:
+    with pytest.raises(ValueError, match=r"no snapshot at step 5; kept are \[\]"):
+        fit(curriculum.from_labels()).network(0, 5)
+
+
+def test_curves_are_those_of_the_networks() -> None:
+    run = fit(curriculum.from_labels())
+    x, y = TASK.sample(128, seeding.generator(0, "held-out"))
+    for member in range(4):
+        logits = run.network(member)(x)
+        assert run.accuracy[-1, member] == pytest.approx((logits.argmax(1) == y).float().mean().item())
+        assert run.loss[-1, member] == pytest.approx(F.cross_entropy(logits, y).item(), rel=1e-5)
+
+
+def test_the_students_given_are_left_alone() -> None:
+    students = group()
+    before = {name: p.clone() for name, p in students.parameters.items()}
+    skeleton = store.digest(students.skeleton.state_dict())
+    for plan in (curriculum.from_labels(), curriculum.fitnets(TEACHER, steps=5)):
+        run = fit(plan, students)
+        assert all(torch.equal(p, before[name]) and not p.requires_grad for name, p in students.parameters.items())
+        assert not any(p.requires_grad for p in run.students.parameters.values())
+    assert store.digest(students.skeleton.state_dict()) == skeleton
+
+
+def test_students_can_go_on_from_another_run() -> None:
+    first = fit(curriculum.from_labels(), steps=10)
+    second = train(first.students, TASK, curriculum.from_labels(), **OPTIONS)
+    assert np.array_equal(second.accuracy[0], first.accuracy[-1])
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_divergence_names_step_member_rate_and_advice(every: int) -> None:
+    students = group(rates=(0.1, 1e30))
+    with pytest.raises(DivergenceError, match="smaller learning rate") as error:
+        fit(curriculum.from_labels(), students, evaluate_every=every)
+    found = re.search(
+        r"member (\d+) \(seed (\d+), learning rate ([\d.e+]+)\).*step (\d+): try a smaller.*such as ([\d.e+]+)",
+        str(error.value),
     )
-    assert run.steps[-1] < 4000 and (run.accuracy[:, 2:].max(0) >= 0.99).all() and (run.accuracy[-1, :2] < 0.99).all()
+    assert found is not None
+    member, seed, rate, step, advice = (float(group) for group in found.groups())
+    assert (students.seed_of(int(member)), students.learning_rate_of(int(member))) == (seed, rate)
+    assert member == 2  # the first of the two
+    assert rate == 1e30 and advice < rate
+    assert step == 2  # the first loss is of the initial weights; the second multiplies weights of about 1e30 twice
 
 
-def test_stages_are_recorded_and_hidden_stage_leaves_the_readout_alone():
-    run = fit(curriculum.extracted(TEACHER, steps=15), keep_every=15)
-    assert [(a, b) for _, a, b in run.stages] == [(0, 15), (15, 40)] and 15 in run.steps
-    start, after = students().parameters, run.snapshots[15]
-    assert torch.equal(after["readout.weight"], start["readout.weight"])
-    assert not torch.equal(after["hidden.weight"], start["hidden.weight"])
-    torch.testing.assert_close(run.network(1, 30).hidden.weight, run.snapshots[30]["hidden.weight"][1])
-    with pytest.raises(ValueError, match="15, 30"):
-        run.network(1, 7)
+@pytest.mark.parametrize("until", [0.0, 0.5])
+def test_until_waits_for_the_last_stage(until: float) -> None:
+    run = fit(Curriculum("x", (Stage(Labels(), 12), Stage(Labels()))), until=until)
+    assert 12 < run.steps[-1] < 20
+    assert run.stages[-1][2] == run.steps[-1] and run.budget == 20 * 8
 
 
-def test_flops_are_those_of_the_matrix_products():
-    forward = 2 * (6 * 8 + 8 * 2)
-    backward = 2 * 6 * 8 + 2 * 2 * 8 * 2  # both weight gradients, and the readout's input gradient
-    labels = fit(curriculum.from_labels())
-    assert labels.flops[-1] == 40 * 16 * (forward + backward)
-    assert fit(curriculum.one_shot(TEACHER)).flops[-1] == labels.flops[-1] + 40 * 16 * 2 * (6 * 24 + 24 * 2)
-    hidden = fit(curriculum.extracted(TEACHER, steps=10)).flops[1] / (10 * 16)
-    assert hidden == 2 * 6 * 24 + 2 * 24 * 8 + 2 * 2 * 6 * 8  # teacher's layer, projection, student's layer twice
+@pytest.mark.parametrize("until", [0.9, 0.99])
+def test_until_needs_every_seed_of_one_rate(until: float) -> None:
+    """And parity is learned."""
+    students = Ensemble(partial(MLP, 6, 32), [1, 2], [1e-4, 0.5])
+    run = fit(curriculum.from_labels(), students, steps=3000, batch=32, until=until)
+    assert run.steps[-1] < 3000
+    best = run.accuracy.max(0)
+    assert (best[2:] >= until).all() and (best[:2] < 0.9).all()
+    assert (run.accuracy[:-1].max(0)[2:] < until).any()
 
 
-def test_divergence_says_who_when_and_what_to_do():
-    with pytest.raises(DivergenceError, match=r"member 2 \(seed 1, learning rate 1e\+30\).*step \d+: try a smaller"):
-        train(students((0.1, 1e30)), TASK, curriculum.from_labels(), steps=40, batch=16, evaluate_every=10)
+def test_until_out_of_reach_changes_nothing() -> None:
+    assert np.array_equal(fit(curriculum.from_labels(), until=1.1).loss, fit(curriculum.from_labels()).loss)
 
 
-def test_curricula_print_and_check_themselves():
-    text = str(curriculum.progressive({"checkpoint 5": TEACHER}, TEACHER, 1500))
-    assert "1,500  output of checkpoint 5" in text and "rest  output of final teacher" in text
-    with pytest.raises(ValueError, match="only the last"):
-        Curriculum("x", (Stage(Labels()), Stage(Labels(), 3)))
-    with pytest.raises(ValueError, match="at least one"):
-        Curriculum("x", (Stage(Labels(), 0),))
-    with pytest.raises(ValueError, match="at least 51 steps; the budget is 50"):
-        curriculum.extracted(TEACHER, steps=50).lengths(50)
+def test_too_small_a_budget_is_refused_before_training() -> None:
+    with pytest.raises(ValueError, match="at least 21 steps; the budget is 20"):
+        fit(curriculum.extracted(TEACHER, steps=20))
 
 
-@pytest.mark.parametrize("plan", [curriculum.fitnets(TEACHER, steps=20), curriculum.joint(TEACHER, 0.5)], ids=str)
-def test_other_methods_run_through_the_same_loop(plan):
-    run = fit(plan)
-    assert np.isfinite(run.loss).all() and run.steps[-1] == 40
+@pytest.mark.parametrize("students", [group((0.1,), (1,)), group()], ids=["one", "four"])
+def test_flops_of_an_mlp_by_hand(students: Ensemble) -> None:
+    """Products of 2 operations a multiply-add; see `test_cost` for what is counted."""
+    d, w, c, big = 6, 8, 2, 24
+    forward, weights, readout_input = 2 * (d * w + w * c), 2 * (d * w + w * c), 2 * w * c
+    labels, shot = fit(curriculum.from_labels(), students), fit(curriculum.one_shot(TEACHER), students)
+    assert np.array_equal(np.diff(labels.flops), [5 * 8 * (forward + weights + readout_input)] * 4)
+    assert np.array_equal(np.diff(shot.flops), np.diff(labels.flops) + 5 * 8 * 2 * (d * big + big * c))
+    extraction = fit(curriculum.extracted(TEACHER, steps=15), students)
+    teacher_and_projection, student = 2 * (d * big + big * w), 2 * (2 * d * w)  # neither goes on to its readout
+    assert np.array_equal(np.diff(extraction.flops)[:3], [5 * 8 * (teacher_and_projection + student)] * 3)
+    assert np.diff(extraction.flops)[3] == np.diff(shot.flops)[3]
+    assert labels.flops[0] == shot.flops[0] == extraction.flops[0] == 0
 
 
-def test_store_returns_the_run_without_training(tmp_path, monkeypatch):
-    kept = store.Store(tmp_path / "runs")
-    first = fit(curriculum.one_shot(TEACHER), runs=kept, keep_every=20)
-    monkeypatch.setattr("kdutils.training._Loop", None)
-    again = fit(curriculum.one_shot(TEACHER), runs=kept, keep_every=20)
-    assert np.array_equal(first.accuracy, again.accuracy) and np.array_equal(first.flops, again.flops)
-    assert store.digest(first.snapshots[20]) == store.digest(again.snapshots[20])
-    assert store.digest(first.students.parameters) == store.digest(again.students.parameters)
-    assert (first.stages, first.seconds, first.device) == (again.stages, again.seconds, again.device)
-    assert [p.suffix for p in (tmp_path / "runs").iterdir()] == [".safetensors"]
+PLANS = [
+    curriculum.from_labels(),
+    curriculum.extracted(TEACHER, steps=10),
+    curriculum.fitnets(TEACHER, steps=10),
+    curriculum.joint(TEACHER, 1.0),
+]
 
 
-@pytest.mark.parametrize("harm", ["cut", "flip", "empty"])
-def test_damaged_runs_are_noticed_and_computed_again(tmp_path, harm):
-    kept = store.Store(tmp_path)
-    first = fit(curriculum.from_labels(), runs=kept)
-    path = kept.path(first.key)
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 255
-    path.write_bytes({"cut": bytes(data[:-20]), "flip": bytes(data), "empty": b""}[harm])
-    with pytest.warns(UserWarning, match="damaged"):
-        again = fit(curriculum.from_labels(), runs=kept)
-    assert np.array_equal(first.accuracy, again.accuracy)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fit(curriculum.from_labels(), runs=kept)
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
+def test_every_method_goes_through_the_loop_to_the_end(plan: Curriculum) -> None:
+    run = fit(plan, steps=40)
+    assert np.isfinite(run.loss).all() and np.isfinite(run.accuracy).all()
+    assert run.steps[-1] == run.stages[-1][2] == 40
 
 
-def test_a_store_that_cannot_be_written_warns_once(tmp_path):
-    (tmp_path / "file").write_text("not a folder")
-    kept = store.Store(tmp_path / "file")
-    with pytest.warns(UserWarning, match="KDUTILS_RUNS"):
-        fit(curriculum.from_labels(), runs=kept)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        fit(curriculum.from_labels(), runs=kept)
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
+def test_flops_grow_and_do_not_depend_on_how_many_train_together(plan: Curriculum) -> None:
+    one, many = fit(plan, group((0.1,), (1,))), fit(plan, group((0.1, 0.2), (1, 2, 3)))
+    assert (np.diff(one.flops) > 0).all()
+    np.testing.assert_allclose(one.flops, many.flops)
 
 
-def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch):
-    kept = store.Store(tmp_path)
+@dataclass(frozen=True)
+class Zero:
+    """A signal of no cost of its own: outputs of one of the student's layers should vanish."""
 
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
+    layer: str
 
-    monkeypatch.setattr(store, "save_file", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        fit(curriculum.from_labels(), runs=kept)
-    assert list(tmp_path.iterdir()) == []
+    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+        return Bound(
+            (self.layer,), lambda x, y: y, lambda values, target: values[self.layer].square().flatten(1).mean(1)
+        )
 
 
-def test_keys_change_with_what_a_run_depends_on(tmp_path):
-    keys = {fit(curriculum.from_labels(), steps=n).key for n in (20, 30)}
-    keys |= {fit(curriculum.one_shot(net)).key for net in (TEACHER, MLP(6, 24))}
-    assert len(keys) == 4
-    assert "source" in store.describe(lambda x: x)
-    with pytest.raises(TypeError, match="dataclass"):
-        store.describe(object())
+def test_a_hidden_stage_spares_the_student_the_layers_above() -> None:
+    run = fit(Curriculum("x", (Stage(Zero("act"), 10), Stage(Zero(models.OUTPUT)))))
+    hidden, output = np.diff(run.flops)[0], np.diff(run.flops)[-1]
+    assert hidden == 5 * 8 * 2 * (2 * 6 * 8)
+    assert hidden < output
+
+
+@pytest.mark.parametrize("signal", [Zero("act"), Hidden(TEACHER), Regressed(TEACHER)], ids=lambda s: type(s).__name__)
+def test_a_hidden_stage_leaves_the_layers_above_alone(signal: Signal) -> None:
+    """Whatever the signal: a new one needs no change elsewhere."""
+    run = fit(Curriculum("x", (Stage(signal, 10), Stage(Labels()))), keep_every=10)
+    start, middle, end = group().parameters, run.snapshots[10], run.snapshots[20]
+    for name in ("weight", "bias"):
+        assert torch.equal(start[f"readout.{name}"], middle[f"readout.{name}"])
+        assert not torch.equal(middle[f"readout.{name}"], end[f"readout.{name}"])
+        assert not torch.equal(start[f"hidden.{name}"], middle[f"hidden.{name}"])
+
+
+class Dropping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.drop, self.readout = nn.Linear(6, 16), nn.Dropout(0.5), nn.Linear(16, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.readout(self.drop(self.hidden(x).relu()))
+
+
+def test_students_are_evaluated_in_eval_mode() -> None:
+    run = fit(curriculum.from_labels(), Ensemble(Dropping, [1, 2]))
+    x, y = TASK.sample(128, seeding.generator(0, "held-out"))
+    losses = [F.cross_entropy(run.network(member)(x), y).item() for member in range(2)]
+    np.testing.assert_allclose(run.loss[-1], losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2)])
+def test_students_with_dropout_do_not_read_the_global_generator(seeds: tuple[int, ...]) -> None:
+    losses = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        losses.append(fit(curriculum.from_labels(), Ensemble(Dropping, seeds)).loss)
+    assert np.array_equal(*losses)
+
+
+def test_bar_is_shown_only_when_asked(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDUTILS_QUIET", "1")
+    fit(curriculum.from_labels())
+    assert capsys.readouterr().err == ""
+    fit(curriculum.from_labels(), progress=True)
+    assert "labels" in capsys.readouterr().err
+
+
+def test_each_seed_sees_its_own_samples() -> None:
+    seen: list[torch.Tensor] = []
+
+    @dataclass(frozen=True)
+    class Recording:
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            x, y = TASK.sample(n, generator)
+            seen.append(x)
+            return x, y
+
+    train(group(), Recording(), curriculum.from_labels(), **{**OPTIONS, "steps": 3})
+    batches = [x for x in seen if len(x) == OPTIONS["batch"]]
+    assert len(batches) == 3 * 2  # a step, a seed: learning rates share samples
+    assert all(not torch.equal(a, b) for i, a in enumerate(batches) for b in batches[:i])
