@@ -20,6 +20,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import papermill
+import scorecard
 from jupytext.combine import combine_inputs_with_outputs
 from normalise import normalise
 
@@ -114,6 +115,8 @@ def main() -> None:
     print(f"{len(names)} chapters executed at {options.profile} in {time.perf_counter() - started:.0f} s")
     if options.profile == "book":
         update_readme()
+        if set(chapters()) <= {path.stem for path in results("book").glob("book/*.json")}:
+            scorecard.PAGE.write_text(scorecard.page(), encoding="utf-8")
     if options.check:
         changed = {k: (v, verdicts(kept / options.profile).get(k)) for k, v in before.items()}
         changed = {k: v for k, v in changed.items() if v[0] != v[1]}

@@ -70,6 +70,29 @@ def test_committed_claims_are_those_of_the_recorded_results(name):
         assert f"{claim['verdict']:>7}  {claim['id']}:" in printed
 
 
+def test_scorecard_is_that_of_the_recorded_results():
+    sys.path.insert(0, str(ROOT / "tools"))
+    import scorecard
+
+    assert scorecard.PAGE.read_text(encoding="utf-8") == scorecard.page(), "run `python tools/scorecard.py`"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "says"),
+    [
+        ([], "not testable here"),
+        (["holds"] * 2, "reproduced"),
+        (["holds", "unclear"], "partly"),
+        (["fails"], "not reproduced"),
+    ],
+)
+def test_scorecard_in_one_word(verdicts, says):
+    sys.path.insert(0, str(ROOT / "tools"))
+    import scorecard
+
+    assert scorecard.overall(verdicts) == says
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_machine_leaks_into_a_chapter(name):
     text = (BOOK / f"{name}.ipynb").read_text(encoding="utf-8")

@@ -10,7 +10,6 @@ from kdutils import curriculum, lab, profiles, store
 from kdutils.lab import ParityLab
 from kdutils.models import Transformer
 from kdutils.optimisers import SGD, Adam
-from kdutils.stats import Arm
 from kdutils.store import Store
 from kdutils.training import Run
 
@@ -68,15 +67,14 @@ def test_arms_differ_in_their_curriculum_alone(room: ParityLab) -> None:
     assert labels.run.budget == extraction.run.budget == 120 * 32
     assert np.array_equal(labels.run.accuracy[0], extraction.run.accuracy[0])
     assert set(room.used) == {"teacher", "labels", "labels, sweep", "extraction", "extraction, sweep"}
-    assert room.best(arms) in arms
 
 
-def test_best_reads_the_tuning_seeds(room: ParityLab, fake_run: Callable[..., Run]) -> None:
-    solved, stuck = (Arm(fake_run([[0.5], [end]], [100]), 1.0, (100,)) for end in (0.99, 0.5))
-    good = Arm(fake_run([[0.5, 0.5]] * 2, [1, 2]), 1.0, (1, 2), sweep=solved)
-    bad = Arm(fake_run([[0.5, 0.5], [0.99, 0.99]], [1, 2]), 1.0, (1, 2), sweep=stuck)
-    assert room.best({5: bad, 7: good}) == 7
-    assert room.best({7: good, 5: bad}) == 7
+def test_an_arm_chooses_among_plans_on_the_tuning_seeds(room: ParityLab) -> None:
+    teacher = room.teacher().network()
+    plans = [curriculum.extracted(teacher, steps=n, name=f"{n} steps") for n in (5, 20)]
+    arm = room.arm(*plans)
+    assert arm.name in {"5 steps", "20 steps"} and arm.sweep is not None and arm.sweep.name == arm.name
+    assert set(room.used) == {"teacher", "5 steps, sweep", "20 steps, sweep", arm.name}
 
 
 def test_asking_twice_trains_once(room: ParityLab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +93,7 @@ def test_checkpoint_nearest_to_an_accuracy(fake_run: Callable[..., Run]) -> None
 HEADS = {
     "d": 4, "k": 1, "layers": 2, "head_width": 2, "teacher_heads": 4, "student_heads": 2, "teacher_batch": 32,
     "teacher_learning_rate": 0.01, "teacher_steps": 80, "keep_every": 40, "learning_rates": [0.003, 0.01],
-    "steps": 40, "hidden_steps": 5, "batch": 16, "evaluate_every": 20, "held_out": 128, "tuning_seeds": [100],
+    "steps": 40, "hidden_steps": [5], "batch": 16, "evaluate_every": 20, "held_out": 128, "tuning_seeds": [100],
 }  # fmt: skip
 
 
@@ -122,7 +120,7 @@ def test_an_arm_of_transformers_from_end_to_end(hall: ParityLab) -> None:
     assert trained.accuracy[-1, 0] >= lab.THRESHOLD and set(trained.snapshots) == {40, 80}
     assert trained.settings["batch"] == 32 and trained.settings["held_out"] == 128
     pairs = curriculum.paired_blocks(2, 2)
-    arm = hall.arm(curriculum.extracted(trained.network(), pairs, hall.settings.hidden_steps))
+    arm = hall.arm(curriculum.extracted(trained.network(), pairs, hall.settings.hidden_steps[0]))
     assert arm.seeds == arm.run.students.seeds == (1, 2) and arm.run.budget == 40 * 16
     assert [stage[1:2] for stage in arm.run.stages] == [(0,), (5,), (10,)]
     assert np.isfinite(arm.loss).all() and (np.diff(arm.run.flops) > 0).all()

@@ -1,0 +1,95 @@
+"""Write book/scorecard.md from the recorded results: what the papers claim, and what we found.
+
+The sentences about the papers are ours; the numbers and verdicts all come from `book/results/book`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import jupytext
+
+from kdutils.claims import Claim, _band, _measured
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, TEXT, PAGE = ROOT / "book" / "results" / "book", ROOT / "book" / "text", ROOT / "book" / "scorecard.md"
+
+# (who, what they claim in our words, ids of the claims that bear on it)
+PAPERS = (
+    ("panigrahi2025", "Training on the final teacher alone can be about as slow as training on labels.", ("one-shot-stuck",)),
+    ("panigrahi2025", "A checkpoint from the teacher's jump makes students faster than the final teacher does.",
+     ("middle-beats-one-shot", "middle-beats-early", "middle-beats-late")),
+    ("panigrahi2025", "In the jump the teacher's output correlates with the single bits of the support.",
+     ("spike", "final-output-blind")),
+    ("panigrahi2025", "Progressive distillation helps in masked language modelling on a grammar.",
+     ("grammar-progressive-vs-one-shot",)),
+    ("gupta2025", "Two-layer networks on parities: extraction is far better than one-shot.",
+     ("extraction-vs-one-shot", "extraction-vs-labels")),
+    ("gupta2025", "Two-layer networks on parities: extraction is similar to progressive distillation.",
+     ("extraction-vs-progressive",)),
+    ("gupta2025", "Extraction on parities has theoretical guarantees.", ()),
+    ("gupta2025", "Transformers on parities: extraction is better than one-shot.", ("transformer-extraction-vs-one-shot",)),
+    ("gupta2025", "Language modelling: extraction is better than one-shot.",
+     ("grammar-extraction-vs-one-shot", "english-extraction-vs-one-shot")),
+)  # fmt: skip
+
+
+def recorded() -> list[tuple[str, str, Claim]]:
+    """(chapter's file, its title, claim) for all recorded claims, in the book's order."""
+    found = []
+    for path in sorted(RESULTS.glob("[0-9]*.json")):
+        title = re.match(r"# (.+)", jupytext.read(TEXT / f"{path.stem}.md").cells[0].source).group(1)
+        for row in json.loads(path.read_text(encoding="utf-8"))["claims"]:
+            verdict = row.pop("verdict")
+            row["interval"], row["band"] = (tuple(map(float, row[name])) for name in ("interval", "band"))
+            claim = Claim(**{**row, "value": float(row["value"])})
+            assert claim.verdict == verdict, f"{path.name}: {claim.id} is recorded as {verdict}"
+            found.append((path.stem, title, claim))
+    return found
+
+
+def overall(verdicts: list[str]) -> str:
+    """One word for several claims that bear on the same sentence."""
+    if not verdicts:
+        return "not testable here"
+    if set(verdicts) == {"holds"}:
+        return "reproduced"
+    return "partly" if "holds" in verdicts else "not reproduced"
+
+
+def page() -> str:
+    claims = recorded()
+    by_id = {claim.id: (stem, title, claim) for stem, title, claim in claims}
+    lines = [
+        "# Scorecard", "",
+        "What the two papers claim, and what came out of the runs behind this book. Every number and verdict is read "
+        "from the recorded results of the `book` profile: small networks, two processor cores. *Not reproduced* "
+        "means: not at this size, by our reading of the method. A claim *holds* when its whole 90 % interval lies "
+        "in a band that the chapter states, *fails* when none of it does, and is *unclear* in between.", "",
+        "## The papers' claims", "",
+        "| paper | claim, in our words | what we measured | verdict |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for paper, sentence, ids in PAPERS:
+        evidence = [
+            f"[{title}]({stem}): {claim.sentence} {_measured(claim)} ({claim.verdict})"
+            for stem, title, claim in (by_id[i] for i in ids)
+        ]
+        nothing = "nothing: the text of the theorem was not available to us"
+        verdict = overall([by_id[i][2].verdict for i in ids])
+        lines.append(f"| {{cite:t}}`{paper}` | {sentence} | {'; '.join(evidence) or nothing} | **{verdict}** |")
+    lines += [
+        "", "Not tested at all: the papers' own sizes (the profile `paper` has not been run), Wikipedia and books, and "
+        "how the number of samples grows with the number of bits.", "",
+        "## The book's own claims", "", "| chapter | claim | measured [90 % interval] | band | verdict |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    lines += [
+        f"| [{title}]({stem}) | {claim.sentence} | {_measured(claim)} | {_band(claim)} | {claim.verdict} |"
+        for stem, title, claim in claims
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
