@@ -18,7 +18,8 @@ RESULTS, TEXT, PAGE = ROOT / "book" / "results" / "book", ROOT / "book" / "text"
 
 # (who, what they claim in our words, ids of the claims that bear on it)
 PAPERS = (
-    ("panigrahi2025", "Training on the final teacher alone can be about as slow as training on labels.", ("one-shot-stuck",)),
+    ("panigrahi2025", "Training on the final teacher alone can be about as slow as training on labels.",
+     ("one-shot-stuck",)),
     ("panigrahi2025", "A checkpoint from the teacher's jump makes students faster than the final teacher does.",
      ("middle-beats-one-shot", "middle-beats-early", "middle-beats-late")),
     ("panigrahi2025", "In the jump the teacher's output correlates with the single bits of the support.",
@@ -30,7 +31,8 @@ PAPERS = (
     ("gupta2025", "Two-layer networks on parities: extraction is similar to progressive distillation.",
      ("extraction-vs-progressive",)),
     ("gupta2025", "Extraction on parities has theoretical guarantees.", ()),
-    ("gupta2025", "Transformers on parities: extraction is better than one-shot.", ("transformer-extraction-vs-one-shot",)),
+    ("gupta2025", "Transformers on parities: extraction is better than one-shot.",
+     ("transformer-extraction-vs-one-shot",)),
     ("gupta2025", "Language modelling: extraction is better than one-shot.",
      ("grammar-extraction-vs-one-shot", "english-extraction-vs-one-shot")),
 )  # fmt: skip
@@ -82,7 +84,8 @@ def page() -> str:
     lines += [
         "", "Not tested at all: the papers' own sizes (the profile `paper` has not been run), Wikipedia and books, and "
         "how the number of samples grows with the number of bits.", "",
-        "## The book's own claims", "", "| chapter | claim | measured [90 % interval] | band | verdict |", "|---|---|---|---|---|",
+        "## The book's own claims", "",
+        "| chapter | claim | measured [90 % interval] | band | verdict |", "|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [
         f"| [{title}]({stem}) | {claim.sentence} | {_measured(claim)} | {_band(claim)} | {claim.verdict} |"
