@@ -92,7 +92,9 @@ def score(network: nn.Module, x: torch.Tensor, y: torch.Tensor, rows: int = 64) 
         rows: rows that go through the network at once.
     """
     surprise = right = asked = 0.0
+    device = next(network.parameters()).device
     for part, truth in zip(x.split(rows), y.split(rows), strict=True):
+        part, truth = part.to(device), truth.to(device)
         here = truth != signals.IGNORE
         logits = models.outputs_at(network, part)[models.OUTPUT][here]
         surprise += signals.cross_entropy(logits, truth[here]).sum().item()

@@ -58,7 +58,9 @@ def overall(verdicts: list[str]) -> str:
         return "not testable here"
     if set(verdicts) == {"holds"}:
         return "reproduced"
-    return "partly" if "holds" in verdicts else "not reproduced"
+    if "holds" in verdicts:
+        return "partly"
+    return "not reproduced" if "fails" in verdicts else "unclear"
 
 
 def page() -> str:
@@ -68,7 +70,8 @@ def page() -> str:
         "# Scorecard", "",
         "What the two papers claim, and what came out of the runs behind this book. Every number and verdict is read "
         "from the recorded results of the `book` profile: small networks, two processor cores. *Not reproduced* "
-        "means: not at this size, by our reading of the method. A claim *holds* when its whole 90 % interval lies "
+        "means: not at this size, by our reading of the method. A claim *holds* when its whole interval (90 % over seeds, or the "
+        "range over students) lies "
         "in a band that the chapter states, *fails* when none of it does, and is *unclear* in between.", "",
         "## The papers' claims", "",
         "| paper | claim, in our words | what we measured | verdict |", "|---|---|---|---|",

@@ -84,6 +84,7 @@ def test_scorecard_is_that_of_the_recorded_results():
         (["holds"] * 2, "reproduced"),
         (["holds", "unclear"], "partly"),
         (["fails"], "not reproduced"),
+        (["unclear"], "unclear"),
     ],
 )
 def test_scorecard_in_one_word(verdicts, says):
