@@ -71,7 +71,8 @@ def page() -> str:
         "What the two papers claim, and what came out of the runs behind this book. Every number and verdict is read "
         "from the recorded results of the `book` profile: small networks, two processor cores. *Not reproduced* "
         "means: not at this size, by our reading of the method. A claim *holds* when its whole "
-        "interval (90 % over seeds, or the range over students) lies in a band that the chapter states, *fails* when none of it does, and is *unclear* in between.", "",
+        "interval (90 % over seeds, or the range over students) lies in a band that the chapter states, "
+        "*fails* when none of it does, and is *unclear* in between.", "",
         "## The papers' claims", "",
         "| paper | claim, in our words | what we measured | verdict |", "|---|---|---|---|",
     ]  # fmt: skip
