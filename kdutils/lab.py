@@ -62,8 +62,7 @@ class Lab:
         """The wide teacher, learned from labels, with its checkpoints."""
         s = self.settings
         students = Ensemble(self.make_teacher, [0], [s.teacher_learning_rate], s.device)
-        batch = getattr(s, "teacher_batch", s.batch)
-        return self._train("teacher", students, curriculum.from_labels("teacher"), s.teacher_steps, batch,
+        return self._train("teacher", students, curriculum.from_labels("teacher"), s.teacher_steps, s.teacher_batch,
                            evaluate_every=s.keep_every, keep_every=s.keep_every)  # fmt: skip
 
     def untrained_teacher(self) -> nn.Module:
@@ -90,7 +89,7 @@ class Lab:
     def _train(self, name: str, students: Ensemble, plan: Curriculum, steps: int, batch: int, **when: Any) -> Run:
         self.used[name] = run = train(
             students, self.task, plan, steps=steps, batch=batch, held_out_task=self.judge,
-            held_out=getattr(self.settings, "held_out", 2048), optimiser=self.optimiser, runs=self.runs, **when,
+            held_out=self.settings.held_out, optimiser=self.optimiser, runs=self.runs, **when,
         )  # fmt: skip
         return run
 
@@ -105,22 +104,16 @@ class Lab:
 
 
 class ParityLab(Lab):
-    """A sparse parity: two-layer networks by plain SGD, or transformers by Adam where the settings name heads."""
+    """A sparse parity; two-layer networks by plain SGD."""
 
     def __init__(self, settings: SimpleNamespace, runs: Store | None = None) -> None:
-        s = settings
-        if hasattr(s, "student_heads"):
-            task = SparseParity(s.d, s.k, tokens=True)
-            make = [
-                partial(Transformer, 2, s.head_width * heads, heads, s.layers, s.d, classes=2, last=True)
-                for heads in (s.teacher_heads, s.student_heads)
-            ]
-            optimiser: Optimiser = Adam()
-        else:
-            task = SparseParity(s.d, s.k)
-            make = [partial(MLP, s.d, width) for width in (s.teacher_width, s.student_width)]
-            optimiser = SGD()
-        super().__init__(s, task, *make, optimiser, merit=stats.fastest(THRESHOLD), until=DONE, runs=runs)
+        parts = self._parts(settings)
+        super().__init__(settings, *parts, merit=stats.fastest(THRESHOLD), until=DONE, runs=runs)
+
+    @staticmethod
+    def _parts(s: SimpleNamespace) -> tuple[SparseParity, partial, partial, Optimiser]:
+        """Task, teacher, student and optimiser."""
+        return SparseParity(s.d, s.k), partial(MLP, s.d, s.teacher_width), partial(MLP, s.d, s.student_width), SGD()
 
     def teacher(self) -> Run:
         """The teacher, trained on well past its jump.
@@ -135,6 +128,18 @@ class ParityLab(Lab):
                 "teacher_steps, or make the task easier (smaller k or d)"
             )
         return run
+
+
+class TransformerParityLab(ParityLab):
+    """The same with transformers, by Adam: the bits are tokens, and the last position answers."""
+
+    @staticmethod
+    def _parts(s: SimpleNamespace) -> tuple[SparseParity, partial, partial, Optimiser]:
+        teacher, student = (
+            partial(Transformer, 2, s.head_width * heads, heads, s.layers, s.d, classes=2, last=True)
+            for heads in (s.teacher_heads, s.student_heads)
+        )
+        return SparseParity(s.d, s.k, tokens=True), teacher, student, Adam()
 
 
 class GrammarLab(Lab):

@@ -71,6 +71,23 @@ def coefficients(values: torch.Tensor, x: torch.Tensor, sets: Sequence[Sequence[
     return features.T @ values / len(x)
 
 
+def degree_one(values: torch.Tensor, x: torch.Tensor, support: Sequence[int]) -> dict[str, float]:
+    """Root mean square degree-1 coefficient on and off the support, of functions scaled to unit variance.
+
+    Args:
+        values: (n, functions) at the samples x (n, d) of {-1, +1}^d.
+
+    >>> x = cube(3)
+    >>> degree_one(x[:, :1], x, support=[0])  # a function that is one bit
+    {'on': 1.0, 'off': 0.0}
+    """
+    spread = values.std(0, unbiased=False)
+    squares = coefficients((values - values.mean(0)) / spread, x).square().mean(1)
+    inside = torch.zeros(x.shape[1], dtype=torch.bool, device=x.device)
+    inside[list(support)] = True
+    return {"on": squares[inside].mean().sqrt().item(), "off": squares[~inside].mean().sqrt().item()}
+
+
 def signed_output(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """A two-class network as a function to [-1, 1]: p(class 0) - p(class 1), so +1 where it is sure of parity +1."""
 

@@ -74,7 +74,7 @@ def page() -> str:
         "interval (90 % over seeds, or the range over students) lies in a band that the chapter states, "
         "*fails* when none of it does, and is *unclear* in between.", "",
         "## The papers' claims", "",
-        "| paper | claim, in our words | what we measured | verdict |", "|---|---|---|---|",
+        "| verdict | claim, in our words | paper | what we measured |", "|---|---|---|---|",
     ]  # fmt: skip
     for paper, sentence, ids in PAPERS:
         evidence = [
@@ -83,15 +83,15 @@ def page() -> str:
         ]
         nothing = "nothing: the text of the theorem was not available to us"
         verdict = overall([by_id[i][2].verdict for i in ids])
-        lines.append(f"| {{cite:t}}`{paper}` | {sentence} | {'; '.join(evidence) or nothing} | **{verdict}** |")
+        lines.append(f"| **{verdict}** | {sentence} | {{cite:t}}`{paper}` | {'; '.join(evidence) or nothing} |")
     lines += [
         "", "Not tested at all: the papers' own sizes (the profile `paper` has not been run), Wikipedia and books, and "
         "how the number of samples grows with the number of bits.", "",
         "## The book's own claims", "",
-        "| chapter | claim | measured [90 % interval] | band | verdict |", "|---|---|---|---|---|",
+        "| verdict | claim | measured [90 % interval] | band | chapter |", "|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [
-        f"| [{title}]({stem}) | {claim.sentence} | {_measured(claim)} | {_band(claim)} | {claim.verdict} |"
+        f"| {claim.verdict} | {claim.sentence} | {_measured(claim)} | {_band(claim)} | [{title}]({stem}) |"
         for stem, title, claim in claims
     ]
     return "\n".join(lines) + "\n"

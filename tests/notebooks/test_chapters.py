@@ -134,6 +134,17 @@ def test_unknown_chapter_and_unknown_parameter_say_what_there_is(tmp_path):
     assert done.returncode == 1 and "unknown parameter 'stepz': a chapter has profile" in done.stderr
 
 
+def test_text_sent_in_pieces_is_joined():
+    sys.path.insert(0, str(ROOT / "tools"))
+    from normalise import normalise
+
+    pieces = [("stdout", "a\n"), ("stdout", "b\n"), ("stderr", "c\n"), ("stdout", "d\n")]
+    outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)])
+    joined = normalise(book, "x.ipynb").cells[0].outputs
+    assert [(o.name, o.text) for o in joined] == [("stdout", "a\nb\n"), ("stderr", "c\n"), ("stdout", "d\n")]
+
+
 def test_normalising_twice_changes_nothing(tmp_path):
     sys.path.insert(0, str(ROOT / "tools"))
     from normalise import normalise

@@ -7,7 +7,18 @@ import pytest
 import kdutils
 
 MODULES = sorted(module.name for module in pkgutil.iter_modules(kdutils.__path__))
-WITH_EXAMPLES = {"seeding", "parity", "ensemble", "signals", "curriculum", "cost", "probes", "profiles"}
+WITH_EXAMPLES = {
+    "seeding",
+    "parity",
+    "ensemble",
+    "signals",
+    "curriculum",
+    "cost",
+    "probes",
+    "profiles",
+    "grammar",
+    "text",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)

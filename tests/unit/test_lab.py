@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdutils import curriculum, lab, profiles, store
-from kdutils.lab import ParityLab
+from kdutils.lab import ParityLab, TransformerParityLab
 from kdutils.models import Transformer
 from kdutils.optimisers import SGD, Adam
 from kdutils.store import Store
@@ -101,10 +101,10 @@ HEADS = {
 def hall(tmp_path: Path) -> ParityLab:
     """The room of transformers."""
     settings = profiles.load("transformer_parity", "smoke", device="cpu", seeds=[1, 2], overrides=HEADS)
-    return ParityLab(settings, Store(tmp_path / "hall"))
+    return TransformerParityLab(settings, Store(tmp_path / "hall"))
 
 
-def test_settings_that_name_heads_make_transformers(room: ParityLab, hall: ParityLab) -> None:
+def test_transformers_are_of_the_shape_the_settings_say(room: ParityLab, hall: ParityLab) -> None:
     assert (room.task.tokens, hall.task.tokens) == (False, True)
     assert (room.optimiser, hall.optimiser) == (SGD(), Adam())
     for network, heads in ((hall.make_teacher(), 4), (hall.make_student(), 2)):
