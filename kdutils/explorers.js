@@ -35,19 +35,22 @@ function ticks(low, high, count, log) {
 
 /** Axes that fill their column. `show(marks, heading, description)` draws; marks are functions of the two scales. */
 function chart({ x, y, xlabel, ylabel, height = 190, log = false, named = null }) {
-  const heading = make("figcaption"), svg = make("svg", { role: "img", height });
-  const host = make("figure", { class: "kd-chart" }, heading, svg);
+  const heading = make("div", { class: "kd-heading" }), svg = make("svg", { role: "img" });
+  const host = make("div", { class: "kd-chart" }, heading, svg);
+  const full = height;
   let marks = [];
   const draw = () => {
     const width = Math.max(host.clientWidth, 120), [left, right, top, bottom] = [46, 12, 8, 38];
+    height = width < 340 ? 0.8 * full : full; // a phone
     const lift = log ? Math.log10 : (v) => v;
     const sx = (v) => left + ((v - x[0]) / (x[1] - x[0])) * (width - left - right);
     const sy = (v) => height - bottom - ((lift(v) - lift(y[0])) / (lift(y[1]) - lift(y[0]))) * (height - top - bottom);
     const text = (label, px, py, anchor, more = {}) => make("text", { x: px, y: py, "text-anchor": anchor, ...more }, label);
     const across = named ?? ticks(x[0], x[1], width / 70, false).map((v) => [v, short(v)]);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("height", height);
     svg.replaceChildren(
-      ...ticks(y[0], y[1], (height - bottom) / 45, log).flatMap((v) => [
+      ...ticks(y[0], y[1], (height - bottom) / 36, log).flatMap((v) => [
         make("line", { class: "kd-grid", x1: left, x2: width - right, y1: sy(v), y2: sy(v) }),
         text(short(v), left - 6, sy(v) + 4, "end"),
       ]),
@@ -108,21 +111,22 @@ function slider(label, last, at, said, moved) {
   return { host: make("label", { class: "kd-field kd-slide" }, make("span", {}, label, " ", now), input), input, told };
 }
 
-/** A swatch with words; `shape` is "line" or "block". */
-const key = (look, words, shape = "line") => {
-  const drawn = shape === "line"
-    ? make("line", { ...paint(look), x1: 1, x2: 27, y1: 6, y2: 6, "stroke-width": 2.4, "stroke-dasharray": dashes(look, 2.4) })
+/** A swatch with words: a line `width` thick, or a block. */
+const key = (look, words, width = 2.4) => {
+  const drawn = width
+    ? make("line", { ...paint(look), x1: 1, x2: 27, y1: 6, y2: 6, "stroke-width": width, "stroke-dasharray": dashes(look, width) })
     : make("rect", { ...paint(look), class: "kd-ink kd-bar", x: 8, y: 0, width: 12, height: 12 });
   return make("span", { class: "kd-key" }, make("svg", { width: 28, height: 12, "aria-hidden": "true" }, drawn), words);
 };
-const bitKeys = (data) => [["on", "on the support"], ["off", "off the support"]].map(([side, words]) => key({ colour: data.colours[side], dash: [] }, words, "block"));
+const bitKeys = (data) => [["on", "on the support"], ["off", "off the support"]].map(([side, words]) => key({ colour: data.colours[side], dash: [] }, words, 0));
 const strong = (words) => make("strong", {}, words);
 
-/** One sentence for everybody and for screen readers; it waits until the controls rest. */
+/** What is shown in words, for everybody and for screen readers; it waits until the controls rest. */
 function status() {
   const host = make("p", { role: "status", class: "kd-status" });
   let timer;
-  return { host, say: (words) => (clearTimeout(timer), (timer = setTimeout(() => (host.textContent = words), 250))) };
+  const write = (sentences) => host.replaceChildren(...sentences.map((words) => make("span", {}, words)));
+  return { host, say: (...sentences) => (clearTimeout(timer), (timer = setTimeout(write, 250, sentences))) };
 }
 
 const sides = (values, support) => {
@@ -153,7 +157,7 @@ function player(data, el) {
     const frame = +scrub.input.value, step = data.steps[frame], arms = shown.map((i) => data.arms[i]), said = [];
     top.show(
       [rule(step * data.batch), ...arms.map((arm) => line(arm.x, arm.y, arm)), ...arms.map((arm) => dot(step * data.batch, arm.at[frame], arm))],
-      [strong("The student's accuracy")], `Held-out accuracy against training samples: ${arms.map((arm) => arm.name).join(" and ")}.`);
+      [strong("The student's accuracy"), `, seed ${data.seed}`], `Held-out accuracy against training samples: ${arms.map((arm) => arm.name).join(" and ")}.`);
     keys.replaceChildren(...arms.map((arm) => key(arm, arm.name)), ...bitKeys(data));
     arms.forEach((arm, i) => {
       const stage = Math.max(0, arm.stages.findIndex(([, first, end]) => step <= end && (step > first || first === 0)));
@@ -164,7 +168,7 @@ function player(data, el) {
       said.push(`${arm.name} (learning rate ${arm.rate}): stage ${stage + 1} of ${arm.stages.length}, ${arm.stages[stage][0].replaceAll("`", "")}; accuracy ${percent(arm.at[frame])}; ` +
         `weights on the support ${w.ratio.toFixed(1)} times those off it, coefficients ${c.ratio.toFixed(1)} times.`);
     });
-    words.say(`Step ${whole(step)}. ${said.join(" ")}`);
+    words.say(`Step ${whole(step)}.`, ...said);
   };
   const charts = ["weights", "spectrum"].flatMap((part) => columns.map((column) => column[part].host));
   el.append(make("div", { class: "kd-controls" }, ...lists.map((l) => l.host)), make("div", { class: "kd-controls" }, play, scrub.host),
@@ -175,7 +179,7 @@ function player(data, el) {
 
 function picker(data, el) {
   data.bits = data.stops[0].spectrum.length;
-  const { teacher, reference, student } = data, words = status();
+  const { teacher, reference } = data, plain = { ...data.student, dash: [] }, words = status();
   const film = chart({ x: [0, teacher.x.at(-1)], y: [0.4, 1.02], xlabel: "teacher's step", ylabel: "accuracy", height: 160 });
   const spectrum = bitAxes(data, largest(data.stops.map((s) => s.spectrum)), "|degree-1|", 210), curve = accuracy(data.budget);
   const pick = slider("Teacher checkpoint", data.stops.length - 1, data.start, (i) => `step ${whole(data.stops[i].step)}`, () => draw());
@@ -186,14 +190,14 @@ function picker(data, el) {
       `The teacher's accuracy along its training; at step ${whole(now.step)} it is ${percent(now.accuracy)}.`);
     spectrum.show([bars(now.spectrum, data, data.noise)], [strong("The checkpoint: "), "degree-1 spectrum"],
       `Degree-1 coefficients of the checkpoint: ${s.on.toFixed(3)} on the support, ${s.off.toFixed(3)} off it, on average.`);
-    const others = data.stops.filter((stop) => stop !== now).map((stop) => line(stop.x, stop.y, { ...student, dash: [] }, 1, 0.28));
+    const others = data.stops.filter((stop) => stop !== now).map((stop) => line(stop.x, stop.y, plain, 1, 0.4));
     const end = now.reached === null ? `did not reach ${percent(data.threshold)} in ${whole(data.budget)} samples` : `reached ${percent(data.threshold)} after ${whole(now.reached)} samples`;
-    curve.show([level(data.threshold), ...others, line(reference.x, reference.y, reference, 1.6), line(now.x, now.y, student, 2.6)], [strong("Its student "), end],
+    curve.show([level(data.threshold), ...others, line(reference.x, reference.y, reference, 1.6), line(now.x, now.y, plain, 2.6)], [strong("Its student"), ` (seed ${data.seed}) ${end}`],
       `Held-out accuracy of the student trained through this checkpoint: it ${end}.`);
-    words.say(`Checkpoint at step ${whole(now.step)}: the teacher's accuracy is ${percent(now.accuracy)}; its degree-1 coefficients are ${s.on.toFixed(3)} on the support and ` +
-      `${s.off.toFixed(3)} off it. The student that went through it ${end}.`);
+    words.say(`Checkpoint at step ${whole(now.step)}: accuracy ${percent(now.accuracy)}; degree-1 coefficients ${s.on.toFixed(3)} on the support, ${s.off.toFixed(3)} off it, on average.`,
+      `The student that went through it ${end}.`);
   };
-  const keys = [key(student, "through this checkpoint"), key({ ...student, dash: [] }, "through another one (thin)"), key(reference, "final teacher only"), ...bitKeys(data)];
+  const keys = [key(plain, "through this checkpoint", 3), key(plain, "through another one", 1), key(reference, "final teacher only", 1.6), ...bitKeys(data)];
   el.append(make("div", { class: "kd-controls" }, pick.host), film.host, make("div", { class: "kd-columns" }, spectrum.host, curve.host), make("p", { class: "kd-keys" }, ...keys), words.host);
   draw();
 }
@@ -235,7 +239,7 @@ function projections(data, el) {
     }).filter(Boolean);
     race.show(spots, [strong("All recorded runs"), ", median and 90 % interval"], `Samples to ${percent(data.threshold)} of every projection and length; the chosen one needs ${result}.`);
     const done = t.values.filter((v) => v !== null).length;
-    words.say(`${name}, learning rate ${now.rate}: ${one < 0 ? `${result}, median of ${now.seeds.length} seeds and 90 % interval` : `seed ${now.seeds[one]} needs ${result}`}; ${done} of ${now.seeds.length} seeds finished.`);
+    words.say(`${name}, learning rate ${now.rate}: ${one < 0 ? `${result}, median of ${now.seeds.length} seeds and 90 % interval` : `seed ${now.seeds[one]} needs ${result}`}.`, `${done} of ${now.seeds.length} seeds finished.`);
   };
   keys.append(...data.projections.map((p) => key(p, p.name)), make("span", { class: "kd-key" }, "open ring: half or more of the seeds did not finish"));
   el.append(make("div", { class: "kd-controls" }, which.host, long.host, seed.host), make("div", { class: "kd-columns" }, curve.host, race.host), keys, words.host);

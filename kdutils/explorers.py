@@ -73,7 +73,10 @@ def curriculum_player(
     names = list(runs)
     shown = [name if name in runs else names[min(i, len(names) - 1)] for i, name in enumerate(start)]
     first = next(iter(runs.values()))
-    data = {"steps": steps, "batch": first.settings["batch"], "arms": arms, "start": [names.index(n) for n in shown]}
+    data = {
+        "steps": steps, "batch": first.settings["batch"], "seed": first.students.seeds[0], "arms": arms,
+        "start": [names.index(n) for n in shown],
+    }  # fmt: skip
     return Explorer("Curriculum player", {**data, **_ground(task)})
 
 
@@ -97,7 +100,7 @@ def checkpoint_picker(
     data = {
         "teacher": {**_look("teacher"), **_curve(trained, trained.steps)}, "stops": stops, "threshold": THRESHOLD,
         "student": _look("progressive"), "reference": {**_look("one-shot"), **_curve(reference)},
-        "budget": reference.budget, "start": sorted(students).index(first),
+        "budget": reference.budget, "seed": reference.students.seeds[0], "start": sorted(students).index(first),
     }  # fmt: skip
     return Explorer("Checkpoint picker", {**data, **_ground(task)})
 
@@ -161,7 +164,7 @@ def _spectrum(run: Run, step: int, x: torch.Tensor) -> list[float]:
 
 
 def _frames(runs: Mapping[str, Run], numbers: int) -> list[int]:
-    """Steps at which all runs were kept and evaluated, as many as `LIMIT` allows at `numbers` each; early ones denser."""
+    """Steps at which all runs were kept and evaluated, as many as `LIMIT` allows at `numbers` each, denser early."""
     common = set.intersection(*({*run.snapshots} & {*run.steps.tolist()} for run in runs.values()))
     if not common:
         raise ValueError("the runs were kept at no common step: make them with Lab.watch")
