@@ -16,7 +16,7 @@ function make(tag, attributes = {}, ...children) {
 
 const whole = (v) => Math.round(v).toLocaleString("en");
 const short = (v) => (v >= 1e6 ? `${+(v / 1e6).toPrecision(3)}M` : v >= 1e3 ? `${+(v / 1e3).toPrecision(3)}k` : `${+v.toPrecision(3)}`);
-const percent = (v) => `${Math.round(100 * v)} %`;
+const percent = (v) => `${Math.round(100 * v)}\u00a0%`;
 const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
 const largest = (values) => values.flat(Infinity).reduce((a, b) => Math.max(a, b), 0);
 const paint = (look) => ({ class: "kd-ink", style: `--c:${look.colour}` });
@@ -115,8 +115,8 @@ function slider(label, last, at, said, moved) {
 const key = (look, words, width = 2.4) => {
   const drawn = width
     ? make("line", { ...paint(look), x1: 1, x2: 27, y1: 6, y2: 6, "stroke-width": width, "stroke-dasharray": dashes(look, width) })
-    : make("rect", { ...paint(look), class: "kd-ink kd-bar", x: 8, y: 0, width: 12, height: 12 });
-  return make("span", { class: "kd-key" }, make("svg", { width: 28, height: 12, "aria-hidden": "true" }, drawn), words);
+    : make("rect", { ...paint(look), class: "kd-ink kd-bar", x: 0, y: 0, width: 12, height: 12 });
+  return make("span", { class: "kd-key" }, make("svg", { style: `width: ${width ? 28 : 12}px`, height: 12, "aria-hidden": "true" }, drawn), words);
 };
 const bitKeys = (data) => [["on", "on the support"], ["off", "off the support"]].map(([side, words]) => key({ colour: data.colours[side], dash: [] }, words, 0));
 const strong = (words) => make("strong", {}, words);
@@ -144,7 +144,8 @@ function player(data, el) {
   const columns = [0, 1].map(() => ({ weights: bitAxes(data, heavy, "weight, r.m.s."), spectrum: bitAxes(data, loud, "|degree-1|") }));
   const words = status(), keys = make("p", { class: "kd-keys" });
   const lists = ["First arm", "Second arm"].map((label, i) => select(label, names, shown[i], (v) => ((shown[i] = v), draw())));
-  const scrub = slider("Training step", last, Math.min(last, Math.ceil(last / 3)), (i) => `${whole(data.steps[i])} (${whole(data.steps[i] * data.batch)} samples)`, () => (stop(), draw()));
+  const frames = data.arms[shown[0]].spectrum.map((values) => sides(values, data.support).on); // begin where it is loudest
+  const scrub = slider("Step", last, frames.indexOf(Math.max(...frames)), (i) => `${whole(data.steps[i])} (${whole(data.steps[i] * data.batch)} samples)`, () => (stop(), draw()));
   const play = make("button", { type: "button", click: () => (timer ? stop() : start()) }, "Play");
   let timer = null;
   const stop = () => { clearInterval(timer); timer = null; play.textContent = "Play"; };
@@ -190,12 +191,12 @@ function picker(data, el) {
       `The teacher's accuracy along its training; at step ${whole(now.step)} it is ${percent(now.accuracy)}.`);
     spectrum.show([bars(now.spectrum, data, data.noise)], [strong("The checkpoint: "), "degree-1 spectrum"],
       `Degree-1 coefficients of the checkpoint: ${s.on.toFixed(3)} on the support, ${s.off.toFixed(3)} off it, on average.`);
-    const others = data.stops.filter((stop) => stop !== now).map((stop) => line(stop.x, stop.y, plain, 1, 0.4));
-    const end = now.reached === null ? `did not reach ${percent(data.threshold)} in ${whole(data.budget)} samples` : `reached ${percent(data.threshold)} after ${whole(now.reached)} samples`;
-    curve.show([level(data.threshold), ...others, line(reference.x, reference.y, reference, 1.6), line(now.x, now.y, plain, 2.6)], [strong("Its student"), ` (seed ${data.seed}) ${end}`],
-      `Held-out accuracy of the student trained through this checkpoint: it ${end}.`);
+    const others = data.stops.filter((stop) => stop !== now).map((stop) => line(stop.x, stop.y, plain, 1, 0.5));
+    const end = now.reached === null ? `not at ${percent(data.threshold)} by ${whole(data.budget)} samples` : `${percent(data.threshold)} after ${whole(now.reached)} samples`;
+    curve.show([level(data.threshold), ...others, line(reference.x, reference.y, reference, 1.6), line(now.x, now.y, plain, 2.6)], [strong("Its student: "), end],
+      `Held-out accuracy of the student trained through this checkpoint: ${end}.`);
     words.say(`Checkpoint at step ${whole(now.step)}: accuracy ${percent(now.accuracy)}; degree-1 coefficients ${s.on.toFixed(3)} on the support, ${s.off.toFixed(3)} off it, on average.`,
-      `The student that went through it ${end}.`);
+      `The student that went through it (seed ${data.seed}): ${end}.`);
   };
   const keys = [key(plain, "through this checkpoint", 3), key(plain, "through another one", 1), key(reference, "final teacher only", 1.6), ...bitKeys(data)];
   el.append(make("div", { class: "kd-controls" }, pick.host), film.host, make("div", { class: "kd-columns" }, spectrum.host, curve.host), make("p", { class: "kd-keys" }, ...keys), words.host);
@@ -217,6 +218,7 @@ function projections(data, el) {
   function fit() { // the slider stops where runs were recorded, and stays at the nearest length
     const before = long.steps ?? lengths[Math.floor(lengths.length / 2)], near = options().map((arm) => Math.abs(arm.steps - before));
     long.input.max = near.length - 1;
+    long.input.disabled = near.length === 1;
     long.input.value = near.indexOf(Math.min(...near));
     long.told();
   }
@@ -241,8 +243,9 @@ function projections(data, el) {
     const done = t.values.filter((v) => v !== null).length;
     words.say(`${name}, learning rate ${now.rate}: ${one < 0 ? `${result}, median of ${now.seeds.length} seeds and 90 % interval` : `seed ${now.seeds[one]} needs ${result}`}.`, `${done} of ${now.seeds.length} seeds finished.`);
   };
-  keys.append(...data.projections.map((p) => key(p, p.name)), make("span", { class: "kd-key" }, "open ring: half or more of the seeds did not finish"));
-  el.append(make("div", { class: "kd-controls" }, which.host, long.host, seed.host), make("div", { class: "kd-columns" }, curve.host, race.host), keys, words.host);
+  const censored = data.arms.some((arm) => arm.times.median === null);
+  keys.append(...data.projections.map((p) => key(p, p.name)), ...(censored ? ["open ring: half or more of the seeds did not finish"] : []));
+  el.append(make("div", { class: "kd-controls" }, which.host, seed.host, long.host), make("div", { class: "kd-columns" }, curve.host, race.host), keys, words.host);
   fit();
   draw();
 }

@@ -124,22 +124,28 @@ def projection_lab(arms: Mapping[tuple[str, int], Arm], threshold: float = THRES
 
 
 def still(player: Explorer, axes: Sequence[Axes]) -> None:
-    """A curriculum player's numbers at a glance: weights and coefficients on the support, as multiples of those off it.
+    """A curriculum player's numbers at a glance, means over bits along training.
 
     Args:
-        axes: two, for the first layer and for the output.
+        axes: two: for the first-layer weights on the support, as multiples of those off it, and for the degree-1
+            coefficients on the support.
     """
+    left, right = axes
     data = player.data
     samples = np.array(data["steps"]) * data["batch"]
     inside = np.isin(np.arange(len(data["arms"][0]["weights"][0])), data["support"])
-    for ax, part, title in zip(axes, ("weights", "spectrum"), ("first-layer weights", "output, degree 1"), strict=True):
-        for arm in data["arms"]:
-            values = np.array(arm[part])
-            ratio = values[:, inside].mean(1) / values[:, ~inside].mean(1)
-            ax.plot(samples, ratio, color=arm["colour"], ls=plots.DASHES.get(arm["name"], "-"), label=arm["name"])
-        ax.axhline(1, color="k", lw=0.8, ls=":")
-        ax.set(yscale="log", xlabel="training samples", title=title)
+    for arm in data["arms"]:
+        weights, spectrum = np.array(arm["weights"]), np.array(arm["spectrum"])
+        look = {"color": plots.colour(arm["name"]), "ls": plots.DASHES.get(arm["name"], "-"), "label": arm["name"]}
+        left.plot(samples, weights[:, inside].mean(1) / weights[:, ~inside].mean(1), **look)
+        right.plot(samples, spectrum[:, inside].mean(1), **look)
+    right.axhspan(0, data["noise"], color="#999999", alpha=0.3, lw=0)
+    left.set(title="First-layer weights", ylabel="on the support / off it", yscale="log")
+    right.set(title="Output", ylabel="mean |degree-1| on the support")
+    for ax in axes:
+        ax.set_xlabel("training samples")
         ax.xaxis.set_major_formatter(plots.EngFormatter(sep=""))
+    left.yaxis.set_major_formatter(plots.EngFormatter(sep=""))
 
 
 def _ground(task: SparseParity) -> dict[str, Any]:
