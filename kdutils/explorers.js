@@ -134,12 +134,17 @@ const sides = (values, support) => {
   return { on, off, ratio: on / off };
 };
 const bitAxes = (data, high, ylabel, height = 160) => chart({ x: [-0.7, data.bits - 0.3], y: [0, high * 1.05], xlabel: "bit", ylabel, height });
-const accuracy = (end, height = 210) => chart({ x: [0, end], y: [0.4, 1.02], xlabel: "training samples", ylabel: "held-out accuracy", height });
+/** Axes for curves of accuracy: `runs` hold all that will be drawn, and one may lie below one half. */
+const accuracy = (runs, height = 210) => {
+  const low = Math.min(0.4, ...runs.flatMap((run) => run.y ?? run.curves.flat()));
+  const end = largest(runs.map((run) => run.x));
+  return chart({ x: [0, end], y: [Math.floor(10 * low) / 10, 1.02], xlabel: "training samples", ylabel: "held-out accuracy", height });
+};
 
 function player(data, el) {
   data.bits = data.arms[0].weights[0].length;
   const names = data.arms.map((arm) => arm.name), last = data.steps.length - 1, shown = [...data.start];
-  const top = accuracy(largest(data.arms.map((arm) => arm.x)));
+  const top = accuracy(data.arms);
   const [heavy, loud] = ["weights", "spectrum"].map((part) => largest(data.arms.map((arm) => arm[part])));
   const columns = [0, 1].map(() => ({ weights: bitAxes(data, heavy, "weight, r.m.s."), spectrum: bitAxes(data, loud, "|degree-1|") }));
   const words = status(), keys = make("p", { class: "kd-keys" });
@@ -182,7 +187,7 @@ function picker(data, el) {
   data.bits = data.stops[0].spectrum.length;
   const { teacher, reference } = data, plain = { ...data.student, dash: [] }, words = status();
   const film = chart({ x: [0, teacher.x.at(-1)], y: [0.4, 1.02], xlabel: "teacher's step", ylabel: "accuracy", height: 160 });
-  const spectrum = bitAxes(data, largest(data.stops.map((s) => s.spectrum)), "|degree-1|", 210), curve = accuracy(data.budget);
+  const spectrum = bitAxes(data, largest(data.stops.map((s) => s.spectrum)), "|degree-1|", 210), curve = accuracy([...data.stops, reference]);
   const pick = slider("Teacher checkpoint", data.stops.length - 1, data.start, (i) => `step ${whole(data.stops[i].step)}`, () => draw());
   const draw = () => {
     const now = data.stops[+pick.input.value], s = sides(now.spectrum, data.support);
@@ -208,12 +213,12 @@ function projections(data, el) {
   const lengths = [...new Set(data.arms.map((arm) => arm.steps))].sort((a, b) => a - b);
   const chosen = { projection: 0, seed: 0 };
   const found = data.arms.flatMap((arm) => [...arm.times.values, arm.times.limit]).filter((v) => v !== null);
-  const curve = accuracy(Math.max(...data.arms.map((arm) => arm.x.at(-1))), 240);
+  const curve = accuracy(data.arms, 240);
   const race = chart({ x: [-0.5, lengths.length - 0.5], y: [Math.min(...found) / 1.4, Math.max(...found) * 1.3], log: true, height: 240,
     xlabel: "steps of the hidden stage", ylabel: `samples to ${percent(data.threshold)}`, named: lengths.map((steps, i) => [i, whole(steps)]) });
   const which = select("Projection", names, 0, (v) => { chosen.projection = v; fit(); draw(); });
   const long = slider("Steps of the hidden stage", 0, 0, (i) => whole(options()[i].steps), () => draw());
-  const seed = select("Student", ["all seeds, median", ...data.arms[0].seeds.map((s) => `seed ${s}`)], 0, (v) => ((chosen.seed = v), draw()));
+  const seed = select("Student", ["all seeds", ...data.arms[0].seeds.map((s) => `seed ${s}`)], 0, (v) => ((chosen.seed = v), draw()));
   function options() { return data.arms.filter((arm) => arm.projection === chosen.projection); }
   function fit() { // the slider stops where runs were recorded, and stays at the nearest length
     const before = long.steps ?? lengths[Math.floor(lengths.length / 2)], near = options().map((arm) => Math.abs(arm.steps - before));

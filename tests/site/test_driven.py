@@ -54,7 +54,9 @@ def data(lab_page):
 
 @pytest.fixture(scope="module")
 def driven(browse, lab_page):
-    return browse("explore.mjs", *pages(), lab_page[0])
+    return browse(
+        "explore.mjs", *(page for page in pages() if explorers.__name__ in page.read_text("utf-8")), lab_page[0]
+    )
 
 
 def seen(driven, kind):
@@ -123,5 +125,10 @@ def test_lab_shows_its_numbers(driven, data):
         assert chosen["said"] == ["10"], "the slider stops only where a run was recorded"
         assert chosen["words"].startswith(f"neurons, 10 steps, learning rate 1: {near['times']['median']:,.0f} [")
         seeds = [step for step in report["steps"] if step["control"] == "Student"]
-        for step, value in zip(seeds, far["times"]["values"], strict=True):
+        for step, value in zip(seeds, near["times"]["values"], strict=True):
             assert f"{step['action']} needs {value:,.0f} samples" in step["words"]
+        end = report["steps"][-1]
+        assert (end["control"], end["action"], end["said"]) == ("Steps of the hidden stage", "End", ["20"])
+        assert (
+            f"neurons, 20 steps, learning rate 1: seed 3 needs {far['times']['values'][2]:,.0f} samples" in end["words"]
+        )
