@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kdutils.training import Run
+from kdutils.record import Run
 
 
 @dataclass(frozen=True)
