@@ -7,7 +7,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from kdutils.exercises import Wrong
+from kdutils.exercises import Wrong, exercise, need
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -69,3 +69,114 @@ def test_stub_fails_its_check_with_one_line(chapter, number):
 def test_text_holds_the_exercises_of_their_source(chapter):
     text = (ROOT / "book" / "text" / f"{chapter}.md").read_text(encoding="utf-8")
     assert text == exercises.written(chapter), "run `python tools/exercises.py`"
+
+
+# (chapter, exercise, a part of its solution, a typical mistake in its place, what the check has to say)
+MISTAKES = [
+    ("01", 1, "< 0", "> 0", "nothing but +1 has the product +1"),
+    ("01", 1, ".prod(1)", ".sum(1)", "flipping bit"),
+    ("01", 2, "/ len(x) ** 0.5", "/ len(x)", "should cover the truth 95 %"),
+    ("01", 2, "products.mean(0)", "products.sum(0)", "has coefficients 1/2"),
+    (
+        "01",
+        3,
+        "squares[inside].mean() / squares[~inside]",
+        "squares[~inside].mean() / squares[inside]",
+        "ratio is only",
+    ),
+    ("01", 3, "    (gradient,)", "    network.hidden.weight.data *= 2\n    (gradient,)", "leave the network's weights"),
+    ("02", 1, "temperature**2 * ", "", "not vanish or grow"),
+    ("02", 1, ".sum(1).mean()", ".sum()", "same loss"),
+    ("02", 1, "teacher.exp() * (teacher - student)", "student.exp() * (student - teacher)", "0.1308"),
+    ("02", 2, " - difference.mean(1, keepdim=True)", "", "one row must change nothing"),
+    ("02", 2, "0.5 * ", "", "your limit is"),
+    ("02", 3, "teacher_temperature=4.0, ", "", "temperature is 1.0"),
+    ("02", 4, "sorted(trained.snapshots)", "sorted(trained.snapshots)[-9:]", "go from chance to nearly 1"),
+    ("03", 1, "500", "50", "stage 1 should take 500"),
+    ("03", 2, "(0.6, 0.9)", "(0.6,)", "keys should be 0.6 and 0.9"),
+    (
+        "03",
+        3,
+        "probes.coefficients(outputs.T, x).square().sum(0)",
+        "outputs.square().mean(1)",
+        "shows most at checkpoint",
+    ),
+    ("04", 1, "Output(checkpoint, name", "Output(teacher, name", "stage 2 matches"),
+    ("04", 2, " / few**0.5", "", "as large as its inputs"),
+    ("04", 2, "generator=generator, ", "", "draw from `generator` alone"),
+    ("04", 3, "2 * (2 * d * student)", "3 * (2 * d * student)", "torch counts"),
+    ("04", 4, "(0.01, 0.03, 0.1, 0.3, 1.0)", "(1e-4, 1e-2, 1.0, 100.0)", "times apart"),
+    ("04", 4, "while (best", "if (best", "at the edge of your sweep"),
+    ("07", 1, "(student.norm, student.readout)", "(student.readout,)", "you say"),
+    ("07", 2, " if n * len(layers) < budget", "", "3 fit in 250 steps"),
+    ("07", 2, "{n} steps", "extraction", "name of its own"),
+    ("07", 3, ", 1, cfg.d", ", 2, cfg.d", "have 2 blocks"),
+    ("07", 3, 'f"blocks.{cfg.layers - 1}"', '"blocks.0"', "'top' 'blocks.0'"),
+    ("08", 1, "0.5 if", "1.0 if", "another probability than 1"),
+    ("08", 2, "rate=rate", "rate=0.3", "less there is to go by"),
+    ("08", 2, ".loss", ".loss / np.log(2)", "the optimum is near"),
+    ("08", 3, '"unscaled": {"normalise": "sample"},', "", "2 arms"),
+    ("08", 3, '{"normalise": "sample"}', "{}", "the same stages"),
+    ("09", 1, "-log_probabilities", "log_probabilities", "has that perplexity"),
+    (
+        "09",
+        1,
+        "(-log_probabilities.mean()).exp()",
+        "1 / log_probabilities.exp().mean()",
+        "mean is taken of the logarithms",
+    ),
+    ("09", 2, "list(dict.fromkeys(documents))", "documents", "what is tested was learned"),
+    ("09", 2, "default_rng(0)", "default_rng()", "fix the seed"),
+    ("09", 3, "text.tokenizer(cuts[0]", "text.tokenizer(documents", "has seen the test part"),
+    ("09", 3, "(documents[: -2 * held], ", "(documents[: -held], ", "each document once"),
+]
+
+
+@pytest.mark.parametrize(("chapter", "number", "right", "wrong", "says"), MISTAKES)
+def test_typical_mistake_is_named_in_one_line(chapter, number, right, wrong, says):
+    name = next(c for c in CHAPTERS if c.startswith(chapter))
+    solution = exercises.read(name)[number - 1].solution
+    assert right in solution
+    with pytest.raises(Wrong) as caught:
+        exec(solution.replace(right, wrong), dict(page(name)))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_every_exercise_has_a_typical_mistake():
+    assert {(chapter[:2], number + 1) for chapter, number in EXERCISES} == {mistake[:2] for mistake in MISTAKES}
+
+
+@exercise
+def check_double(double):
+    need(double(2).item() == 4, "twice 2 is 4")
+
+
+def test_errors_become_one_line():
+    def double(x):
+        raise RuntimeError("shapes\ndo not match")
+
+    with pytest.raises(Wrong, match=r"^double stops with RuntimeError: shapes \(call it yourself to see where\)$"):
+        check_double(double)
+    with pytest.raises(
+        Wrong, match=r"^<lambda> returns another kind of thing than its docstring says \(AttributeError"
+    ):
+        check_double(lambda x: 4)
+
+
+def test_a_notebook_shows_the_line_and_no_traceback():
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    shell = InteractiveShell()
+    shell.user_ns["check"] = check_double
+    with capture_output() as shown:
+        shell.run_cell("check(lambda x: ...)")
+    assert shown.stdout.strip() == "Not yet: <lambda> returns nothing yet: write its body"
+
+
+def test_an_exercise_that_is_not_built_to_plan_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(exercises, "BOOK", tmp_path)
+    (tmp_path / "exercises").mkdir()
+    (tmp_path / "exercises" / "99_new.md").write_text("**1 (easy).** No code.\n")
+    with pytest.raises(ValueError, match=r"99_new: not .* '\*\*1 \(easy\)"):
+        exercises.read("99_new")
