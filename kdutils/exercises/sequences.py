@@ -76,10 +76,8 @@ def check_probability(probability: Callable) -> None:
     """`probability(sentence)`: of a string of letters, under symbol 7 of cfg3b."""
     language = grammar.Grammar.named("cfg3b").rooted(7)
     for sentence in ("ca", "abc", "ac", "abca", "b"):
-        exact, mine = (
-            math.exp(language.log_probability(["abc".index(c) for c in sentence])),
-            float(probability(sentence)),
-        )
+        exact = math.exp(language.log_probability(["abc".index(letter) for letter in sentence]))
+        mine = float(probability(sentence))
         need(close(mine, exact), f"the grammar gives {sentence!r} another probability than {mine:g}: look at its rules")
 
 
