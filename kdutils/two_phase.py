@@ -47,16 +47,21 @@ def first_gradients(students: Ensemble, task: Any, signal: Signal, batches: Sequ
     Returns:
         {batch: (members, width, d)}
     """
-    calibration = [task.sample(PIECE, seeding.generator(s, "calibration", device=students.device)) for s in students.seeds]
-    bound = signal.bind(students, *(torch.stack(part) for part in zip(*calibration, strict=True)))
+
+    def draw(n: int, streams: Sequence[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = zip(*[task.sample(n, g) for g in streams], strict=True)
+        return torch.stack(x), torch.stack(y)
+
+    generators = [[seeding.generator(s, name, device=students.device) for s in students.seeds]
+                  for name in ("calibration", "data")]  # fmt: skip
+    bound = signal.bind(students, *draw(PIECE, generators[0]))
     weight = students.parameters["hidden.weight"].detach().requires_grad_(True)
     students = students.with_parameters({**students.parameters, "hidden.weight": weight})
-    streams = [seeding.generator(seed, "data", device=students.device) for seed in students.seeds]
     total, seen, found = torch.zeros_like(weight), 0, {}
     for batch in sorted(batches):
         while seen < batch:
             n = min(PIECE, batch - seen)
-            x, y = (torch.stack(part) for part in zip(*[task.sample(n, g) for g in streams], strict=True))
+            x, y = draw(n, generators[1])
             target = students.spread(bound.target(x, y))
             losses = bound.loss(students.outputs(x, bound.reads), target)
             total = total + n * torch.autograd.grad(losses.sum(), weight)[0]
