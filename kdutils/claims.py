@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from kdutils import store
-from kdutils.training import Run
+from kdutils.record import Run
 
 
 @dataclass(frozen=True)

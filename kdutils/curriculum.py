@@ -13,10 +13,15 @@ from kdutils.signals import Hidden, Labels, Output, Regressed, Signal, WeightedS
 
 @dataclass(frozen=True)
 class Stage:
-    """Match `signal` for `steps` optimiser steps; None, in the last stage only, is whatever the budget leaves."""
+    """Match `signal` for `steps` optimiser steps; None, in the last stage only, is whatever the budget leaves.
+
+    With `only`, the student's parameters move whose names start with one of these, such as ("readout",); the others
+    stay as they are until the next stage.
+    """
 
     signal: Signal
     steps: int | None = None
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,26 @@ def fitnets(
 ) -> Curriculum:
     """Two stages (Romero et al., 2015): the hidden layer through a learned regressor, then the output."""
     return Curriculum(name, (Stage(Regressed(teacher, layer, student_layer), steps), Stage(Output(teacher))))
+
+
+def annealed(
+    teacher: nn.Module, temperatures: Sequence[float], steps: int, name: str = "annealed temperature"
+) -> Curriculum:
+    """A curriculum of outputs alone: both sides at falling temperatures for `steps` each, then at 1.
+
+    In the spirit of Annealing-KD (Jafari et al., 2021), with this package's loss in place of a squared one.
+    """
+    hot = (Stage(Output(teacher, t, t), steps) for t in temperatures)
+    return Curriculum(name, (*hot, Stage(Output(teacher))))
+
+
+def interpolated(teacher: nn.Module, shares: Sequence[float], steps: int, name: str = "TAID") -> Curriculum:
+    """A curriculum of outputs alone: targets that move from the student's own output to the teacher's.
+
+    TAID (Shing et al., 2025) with a fixed schedule: each share of the teacher for `steps`, then the teacher alone.
+    """
+    between = (Stage(Output(teacher, share=share), steps) for share in shares)
+    return Curriculum(name, (*between, Stage(Output(teacher))))
 
 
 def joint(

@@ -18,10 +18,11 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import pad
 
+from kdutils.losses import IGNORE
+
 TERMINALS = (1, 2, 3)  # the paper's names of the letters a, b, c; their token ids are one less: 0, 1, 2
 BOS, EOS, PAD, MASK = 3, 4, 5, 6
 VOCABULARY = 7
-IGNORE = -100  # the label of a position that is not to be predicted
 
 
 @dataclass(frozen=True)

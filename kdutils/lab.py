@@ -15,8 +15,9 @@ from kdutils.ensemble import Ensemble
 from kdutils.models import MLP, Transformer
 from kdutils.optimisers import SGD, Adam, Optimiser
 from kdutils.parity import SparseParity
+from kdutils.record import Run
 from kdutils.store import Store
-from kdutils.training import Run, train
+from kdutils.training import train
 
 THRESHOLD = 0.95  # "solved": held-out accuracy
 DONE = 0.99  # a student's run stops once every seed of one learning rate has been here

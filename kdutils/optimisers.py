@@ -67,23 +67,28 @@ class Adam:
     decay: bool = False
 
     def start(self, parameters: Mapping[str, torch.Tensor], rates: torch.Tensor, done: int, total: int) -> Rule:
-        moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in parameters.values()]
         beta1, beta2 = self.betas
-        steps = 0
+        steps, moments = 0, None
+        rates = rates[:, None]
 
         def update(gradients: Sequence[torch.Tensor | None]) -> None:
-            nonlocal steps
+            nonlocal steps, moments
             steps += 1
             scale = min(1.0, steps / self.warmup) if self.warmup else 1.0
             if self.decay:
                 scale *= 0.5 * (1 + math.cos(math.pi * min(1.0, (done + steps - 1) / total)))
             size, correction = scale / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
-            for (first, second), parameter, gradient in zip(moments, parameters.values(), gradients, strict=True):
-                if gradient is None:
-                    continue
-                first.lerp_(gradient, 1 - beta1)
-                second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-                denominator = second.sqrt().div_(correction).add_(self.eps)
-                parameter.sub_(first.div(denominator).mul_(_shaped(rates, parameter)), alpha=size)
+            pairs = [(p, g) for p, g in zip(parameters.values(), gradients, strict=True) if g is not None]
+            # one long row a member: a handful of large operations in place of many small ones
+            gradient = torch.cat([g.reshape(len(rates), -1) for _, g in pairs], 1)
+            if moments is None:
+                moments = torch.zeros_like(gradient), torch.zeros_like(gradient)
+            first, second = moments
+            first.lerp_(gradient, 1 - beta1)
+            second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            denominator = second.sqrt().div_(correction).add_(self.eps)
+            change = torch.div(first, denominator, out=denominator).mul_(rates)
+            for (parameter, _), part in zip(pairs, change.split([p[0].numel() for p, _ in pairs], 1), strict=True):
+                parameter.sub_(part.view_as(parameter), alpha=size)
 
         return update

@@ -21,6 +21,7 @@ class SparseParity:
         k: number of bits the label depends on, 1 <= k <= d.
         support: which bits those are; the first `k` when left out. For an MLP the choice makes no
             difference (its initial weights treat every bit alike); `with_random_support` draws one.
+        noise: probability with which `sample` gives the wrong label; `label` is always right.
         tokens: give the bits as token ids, 0 for +1 and 1 for -1, for a network that embeds them.
 
     Raises:
@@ -36,6 +37,7 @@ class SparseParity:
     k: int
     support: tuple[int, ...] | None = None
     tokens: bool = False
+    noise: float = 0.0
 
     classes = 2
 
@@ -44,6 +46,8 @@ class SparseParity:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+        if not 0 <= self.noise < 0.5:
+            raise ValueError(f"noise is the probability of a wrong label, at least 0 and below 0.5, not {self.noise!r}")
         if self.k > self.d:
             raise ValueError(f"k={self.k} bits cannot be chosen out of d={self.d}: take k <= d")
         support = tuple(range(self.k)) if self.support is None else tuple(int(i) for i in self.support)
@@ -72,6 +76,8 @@ class SparseParity:
         x = torch.empty(n, self.d, device=generator.device).random_(0, 2, generator=generator)
         x.mul_(2).sub_(1)
         y = self.label(x)
+        if self.noise:
+            y ^= torch.rand(n, device=generator.device, generator=generator) < self.noise
         return ((x < 0).long() if self.tokens else x), y
 
     def label(self, x: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from kdutils import models, signals
+from kdutils import losses, models
 
 EXACT_LIMIT = 20
 
@@ -105,16 +105,16 @@ def score(network: nn.Module, x: torch.Tensor, y: torch.Tensor, rows: int = 64) 
     """Cross-entropy (nats) and accuracy of a network on labelled rows, where a label is asked for.
 
     Args:
-        x: (n, ...) inputs; y: (n,) classes, or (n, length) with `signals.IGNORE` where nothing is asked.
+        x: (n, ...) inputs; y: (n,) classes, or (n, length) with `losses.IGNORE` where nothing is asked.
         rows: rows that go through the network at once.
     """
     surprise = right = asked = 0.0
     device = next(network.parameters()).device
     for part, truth in zip(x.split(rows), y.split(rows), strict=True):
         part, truth = part.to(device), truth.to(device)
-        here = truth != signals.IGNORE
+        here = truth != losses.IGNORE
         logits = models.outputs_at(network, part)[models.OUTPUT][here]
-        surprise += signals.cross_entropy(logits, truth[here]).sum().item()
+        surprise += losses.cross_entropy(logits, truth[here]).sum().item()
         right += (logits.argmax(-1) == truth[here]).sum().item()
         asked += here.sum().item()
     return surprise / asked, right / asked

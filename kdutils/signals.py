@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -17,9 +17,8 @@ from torch.nn import functional as F
 
 from kdutils import models, seeding
 from kdutils.ensemble import Ensemble
+from kdutils.losses import IGNORE, cross_entropy, divergence, mean
 from kdutils.projections import Projection, gaussian
-
-IGNORE = -100  # a label of positions where nothing is asked (torch's default ignore_index)
 
 
 @dataclass
@@ -50,52 +49,6 @@ class Signal(Protocol):
         ...
 
 
-def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Nats by position: logits (..., classes), labels (...) -> (...), 0 where the label is `IGNORE`."""
-    flat = F.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none", ignore_index=IGNORE)
-    return flat.view(y.shape)
-
-
-def _mean(values: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """(members, ...) -> (members,): the mean over all positions, or over those of weight 1."""
-    if weights is None:
-        return values.flatten(1).mean(1)
-    weights = weights.to(values.dtype)
-    return (values * weights).flatten(1).sum(1) / weights.flatten(1).sum(1).clamp_min(1)
-
-
-def distillation_loss(
-    student_logits: torch.Tensor,
-    teacher_logits: torch.Tensor,
-    teacher_temperature: float = 1.0,
-    student_temperature: float = 1.0,
-) -> torch.Tensor:
-    r"""$T_s^2 \, \mathrm{KL}(\mathrm{softmax}(z_t / T_t) \,\|\, \mathrm{softmax}(z_s / T_s))$, in nats.
-
-    The one distillation loss of this package; other conventions are special cases of it.
-    `T_t = T_s = T` is Hinton et al.'s (2015): both tempered, times T squared. `T_s = 1` tempers the
-    teacher only, as the public code of Panigrahi et al. (2025) does; `T_t -> 0` then gives argmax labels.
-
-    Args:
-        student_logits: (..., batch, classes).
-        teacher_logits: the same shape, or one that broadcasts to it.
-
-    Returns:
-        (...): summed over classes, averaged over the batch dimension only.
-
-    >>> z = torch.tensor([[0.3, -1.2]])
-    >>> all(abs(distillation_loss(z, z + shift, 2.0, 2.0)) < 1e-6 for shift in (0, 5))
-    True
-    """
-    return _divergence(student_logits, teacher_logits, teacher_temperature, student_temperature).mean(-1)
-
-
-def _divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, t: float, s: float) -> torch.Tensor:
-    """`distillation_loss` by position: (..., classes) -> (...)."""
-    teacher, student = F.log_softmax(teacher_logits / t, -1), F.log_softmax(student_logits / s, -1)
-    return s**2 * (teacher.exp() * (teacher - student)).sum(-1)
-
-
 def _frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
     """A private copy in eval mode, so that a later `teacher.train()` elsewhere cannot reach a running stage."""
     return copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
@@ -107,13 +60,13 @@ def _read(teacher: nn.Module, x: torch.Tensor, path: str) -> torch.Tensor:
     return models.outputs_at(teacher, x.flatten(0, 1), (path,))[path].unflatten(0, x.shape[:2])
 
 
-def _standardiser(sample: torch.Tensor, weights: torch.Tensor | None = None) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Centre every unit and divide all by one root mean square, both taken from a sample (seeds, n, units)."""
+def _moments(sample: torch.Tensor, weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of every unit of a sample (seeds, n, units), and one root mean square around them a seed."""
     w = torch.ones_like(sample[..., :1]) if weights is None else weights.to(sample.dtype)[..., None]
     w = w / w.sum(1, keepdim=True).clamp_min(1)
-    mean = (sample * w).sum(1, keepdim=True)
-    scale = ((sample - mean).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt().clamp_min(1e-12)
-    return lambda h: (h - mean) / scale
+    centre = (sample * w).sum(1, keepdim=True)
+    size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt().clamp_min(1e-12)
+    return centre, size
 
 
 @dataclass(frozen=True)
@@ -122,7 +75,7 @@ class Labels:
 
     def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-            return _mean(cross_entropy(values[models.OUTPUT], target), target != IGNORE)
+            return mean(cross_entropy(values[models.OUTPUT], target), target != IGNORE)
 
         return Bound((models.OUTPUT,), lambda x, y: y, loss)
 
@@ -132,14 +85,21 @@ class Labels:
 
 @dataclass(frozen=True)
 class Output:
-    """A teacher's output distribution, wherever the task asks; see `distillation_loss` for the temperatures."""
+    """A teacher's output distribution, wherever the task asks; see `distillation_loss` for the temperatures.
+
+    A `share` below 1 puts the target between the student and the teacher, as TAID does (Shing et al., 2025): its
+    logits are share * teacher + (1 - share) * student, the student's taken as constants.
+    """
 
     teacher: nn.Module
     teacher_temperature: float = 1.0
     student_temperature: float = 1.0
     name: str = "final teacher"
+    share: float = 1.0
 
     def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"the teacher's share of the target lies in (0, 1], not {self.share}")
         if min(self.teacher_temperature, self.student_temperature) <= 0:
             raise ValueError("temperatures must be positive; for argmax labels use a small one, such as 1e-3")
 
@@ -153,20 +113,28 @@ class Output:
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
             logits, asked = target if isinstance(target, tuple) else (target, None)
-            return _mean(_divergence(values[models.OUTPUT], logits, *temperatures), asked)
+            own = values[models.OUTPUT]
+            if self.share < 1:
+                logits = torch.lerp(own.detach(), logits, self.share)
+            return mean(divergence(own, logits, *temperatures), asked)
 
         return Bound((models.OUTPUT,), target, loss)
 
     def __str__(self) -> str:
-        return f"output of {self.name}"
+        heat = self.teacher_temperature, self.student_temperature
+        return (
+            f"output of {self.name}"
+            + (f" at temperatures {heat[0]:g}, {heat[1]:g}" if heat != (1, 1) else "")
+            + (f", a share of {self.share:g}" if self.share < 1 else "")
+        )
 
 
 @dataclass(frozen=True)
 class Hidden:
     r"""A fixed projection of one of the teacher's hidden layers: $\frac12 E \| h_S - (P h_T - \mu) / s \|^2$.
 
-    P is drawn once a seed. On the calibration sample each target is centred ($\mu$, a vector) and all are
-    divided by one number ($s$, the root mean square), so that the scale of the teacher does not matter.
+    P is drawn once a seed, unless asked otherwise. On the calibration sample each target is centred ($\mu$, a
+    vector) and all are divided by one number ($s$, the root mean square): the teacher's scale does not matter.
 
     Args:
         teacher: any network; `layer` the path of the module to read (`hidden` and `act` of an `MLP` are the
@@ -175,6 +143,8 @@ class Hidden:
         projection: a function of `kdutils.projections`.
         positions: of a sequence: "all", "asked" (where the task asks for an answer) or "tokens" (all but padding).
         normalise: "sample" as above; "position" layer-normalises both sides at every position besides.
+        scale: multiplies the targets, for asking whether their size matters.
+        redraw: draw P anew at every step, with the centre that belongs to it and the size of the first.
     """
 
     teacher: nn.Module
@@ -184,6 +154,8 @@ class Hidden:
     name: str = "final teacher"
     positions: str = "all"
     normalise: str = "sample"
+    scale: float = 1.0
+    redraw: bool = False
 
     def __post_init__(self) -> None:
         models.module_at(self.teacher, self.layer)
@@ -197,19 +169,23 @@ class Hidden:
         weights = self._weights(x, y, hidden)
         hidden, weights = hidden.flatten(1, -2), None if weights is None else weights.flatten(1)
         width = students.width_at(self.student_layer, x)
-        projection = torch.stack([
-            self.projection(
-                h if weights is None else h[weights[i]],
-                width,
-                seeding.generator(students.seeds[i], "projection", self.layer, device=h.device),
-            )
-            for i, h in enumerate(hidden)
-        ])  # fmt: skip
-        standardise = _standardiser(hidden @ projection.mT, weights)
+        sample = [h if weights is None else h[weights[i]] for i, h in enumerate(hidden)]
+        streams = [seeding.generator(seed, "projection", self.layer, device=x.device) for seed in students.seeds]
+
+        def draw() -> torch.Tensor:
+            return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams, strict=True)])
+
+        projection, (centre, _) = draw(), _moments(hidden, weights)
+        _, size = _moments(hidden @ projection.mT, weights)
+        mu = centre @ projection.mT
 
         def target(x: torch.Tensor, y: torch.Tensor) -> Any:
             h = _read(teacher, x, self.layer)
-            wanted = standardise(h.flatten(1, -2) @ projection.mT).view(*h.shape[:-1], width)
+            p, offset = projection, mu
+            if self.redraw:
+                p = draw()
+                offset = centre @ p.mT
+            wanted = (self.scale / size * (h.flatten(1, -2) @ p.mT - offset)).view(*h.shape[:-1], width)
             if self.normalise == "position":
                 wanted = F.layer_norm(wanted, wanted.shape[-1:])
             weights = self._weights(x, y, h)
@@ -220,7 +196,7 @@ class Hidden:
             h = values[self.student_layer]
             if self.normalise == "position":
                 h = F.layer_norm(h, h.shape[-1:])
-            return _mean(0.5 * (h - wanted).square().sum(-1), weights)
+            return mean(0.5 * (h - wanted).square().sum(-1), weights)
 
         return Bound((self.student_layer,), target, loss, tensors={"projection": projection})
 
@@ -238,7 +214,8 @@ class Hidden:
 
     def __str__(self) -> str:
         function = getattr(self.projection, "func", self.projection)  # inside a functools.partial
-        return f"{function.__name__} projection of `{self.layer}` of {self.name}"
+        kind = f"{function.__name__} projection" + (", redrawn each step," if self.redraw else "")
+        return f"{kind} of `{self.layer}` of {self.name}"
 
 
 @dataclass(frozen=True)
@@ -261,7 +238,7 @@ class Regressed:
     def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         teacher = _frozen(self.teacher, students.device)
         sample = _read(teacher, x, self.layer).flatten(1, -2)
-        standardise = _standardiser(sample)
+        centre, size = _moments(sample)
         width, teacher_width = students.width_at(self.student_layer, x), sample.shape[-1]
         maps = torch.stack([
             torch.randn(
@@ -273,7 +250,7 @@ class Regressed:
         offset = torch.zeros(len(students), 1, teacher_width, device=x.device, requires_grad=True)
 
         def target(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            return standardise(_read(teacher, x, self.layer).flatten(1, -2))
+            return (_read(teacher, x, self.layer).flatten(1, -2) - centre) / size
 
         def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
             guess = torch.baddbmm(offset, values[self.student_layer].flatten(1, -2), regressor)
@@ -283,6 +260,20 @@ class Regressed:
 
     def __str__(self) -> str:
         return f"`{self.layer}` of {self.name} through a learned regressor"
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Another signal, but the target of each sample is that of its neighbour in the batch: a control that must fail."""
+
+    signal: Signal
+
+    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+        bound = self.signal.bind(students, x, y)
+        return replace(bound, target=lambda x, y: bound.target(x.roll(1, 1), y.roll(1, 1)))
+
+    def __str__(self) -> str:
+        return f"{self.signal}, of the wrong samples"
 
 
 @dataclass(frozen=True)

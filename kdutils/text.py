@@ -17,10 +17,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from kdutils import seeding, store
+from kdutils.losses import IGNORE
 
 PAD, BOS, MASK = range(3)
 SPECIAL = ("<pad>", "<bos>", "<mask>")  # by id
-IGNORE = -100  # the y of a position that is not asked for; `torch.nn.functional.cross_entropy` skips it
 PARTS = ("train", "validation", "test")
 
 

@@ -2,75 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
-from kdutils import cost, models, seeding, signals, store
-from kdutils.curriculum import Curriculum
+from kdutils import cost, losses, models, seeding, store
+from kdutils.curriculum import Curriculum, Stage
 from kdutils.ensemble import Ensemble
 from kdutils.optimisers import SGD, Optimiser
-from kdutils.signals import Bound, Signal
+from kdutils.record import Run, from_store, to_store
+from kdutils.signals import Bound
 
+BLOCK = 32  # steps whose samples are drawn at once: drawing is cheaper in larger pieces ...
+LARGEST = 2**15  # ... of up to so many samples
 CALIBRATION = 1024  # positions a seed that a stage reads once, to fix the scale of its targets; 64 samples at least
 
 
 class DivergenceError(RuntimeError):
-    """A member's loss stopped being a finite number."""
+    """A member's loss stopped being a finite number; `learning_rate` is that member's."""
 
-
-@dataclass
-class Run:
-    """What came out of one call of `train`. `T` evaluations, `M` members.
-
-    Attributes:
-        steps: (T,) optimiser steps done at each evaluation.
-        samples: (T,) fresh training samples each member has seen.
-        flops: (T,) floating-point operations spent on one member, forward and backward, its teacher's
-            forward passes included.
-        accuracy, loss: (T, M) on held-out samples, against the true labels; loss is cross-entropy in nats.
-        stages: (description, first step, last step) of each stage.
-        seconds: wall-clock time of the loop on `device`, all members together.
-        peak_memory: the most bytes in use by then: of the process on a CPU, of torch's allocations on a GPU.
-        settings: everything the run is a function of, as plain data.
-        key: its name in the store.
-        students: the trained ensemble.
-        snapshots: {step: stacked parameters} where `keep_every` asked for them.
-    """
-
-    steps: np.ndarray
-    samples: np.ndarray
-    flops: np.ndarray
-    accuracy: np.ndarray
-    loss: np.ndarray
-    stages: list[tuple[str, int, int]]
-    seconds: float
-    peak_memory: int
-    device: str
-    settings: dict[str, Any]
-    key: str
-    students: Ensemble
-    snapshots: dict[int, dict[str, torch.Tensor]]
-
-    @property
-    def budget(self) -> int:
-        """Samples a member was allowed; the curves end earlier when all members had finished."""
-        return self.settings["steps"] * self.settings["batch"]
-
-    def network(self, member: int = 0, step: int | None = None) -> nn.Module:
-        """A plain copy of a member: as trained, or as it was at a kept `step`."""
-        if step is None:
-            return self.students.member(member)
-        if step not in self.snapshots:
-            raise ValueError(f"no snapshot at step {step}; kept are {sorted(self.snapshots)}")
-        return self.students.with_parameters(self.snapshots[step]).member(member)
+    def __init__(self, message: str, learning_rate: float) -> None:
+        super().__init__(message)
+        self.learning_rate = learning_rate
 
 
 def train(
@@ -96,7 +55,7 @@ def train(
 
     Args:
         task: has `sample(n, generator) -> (x, y)` on the generator's device; y holds one class a sample, or one
-            a position with `signals.IGNORE` where nothing is asked.
+            a position with `losses.IGNORE` where nothing is asked.
         steps: optimiser steps in all; a last stage of open length takes what the others leave.
         batch: samples a member sees in one step.
         evaluate_every: steps between evaluations on the same `held_out` samples.
@@ -122,7 +81,7 @@ def train(
     lengths = curriculum.lengths(steps)
     stored = runs.load(key) if runs is not None else None
     if stored is not None:
-        return _from_store(*stored, key, settings, students)
+        return from_store(*stored, key, settings, students)
 
     loop = _Loop(students.clone(), task, batch, (held_out_task or task, held_out), optimiser, steps)
     bar = tqdm(total=steps, desc=curriculum.name, leave=False, disable=not _watched(progress), mininterval=0.5)
@@ -131,7 +90,7 @@ def train(
     loop.evaluate(step)
     for index, (stage, length) in enumerate(zip(curriculum.stages, lengths, strict=True)):
         first, last_stage = step, index == len(lengths) - 1
-        bound = loop.enter(stage.signal, index)
+        bound = loop.enter(stage, index)
         for step in range(first + 1, first + length + 1):
             loop.step(bound, step)
             if keep_every and step % keep_every == 0:
@@ -146,7 +105,7 @@ def train(
     bar.close()
     run = loop.finish(stages, time.perf_counter() - started, settings, key)
     if runs is not None:
-        runs.save(key, *_to_store(run))
+        runs.save(key, *to_store(run))
     return run
 
 
@@ -170,26 +129,39 @@ class _Loop:
         self.first_bad = torch.full((len(students),), torch.inf, device=device)
         self.flops_per_sample = self.flops_so_far = 0.0
         self.counted = True
+        self.drawn: list[tuple[torch.Tensor, torch.Tensor]] = []  # batches of the coming steps, last first
         self.evaluations: list[tuple[int, float, np.ndarray, np.ndarray]] = []
         self.snapshots: dict[int, dict[str, torch.Tensor]] = {}
         self.last_step = 0
 
-    def enter(self, signal: Signal, index: int) -> Bound:
+    def enter(self, stage: Stage, index: int) -> Bound:
         generators = [
             seeding.generator(seed, "calibration", index, device=self.students.device) for seed in self.students.seeds
         ]
         positions = self.held_out[0][1][0].numel()
         size = max(64, CALIBRATION // positions)
         x, y = (torch.stack(p) for p in zip(*[self.task.sample(size, g) for g in generators], strict=True))
-        bound = signal.bind(self.students, x, y)
-        self.trainable = {**self.students.parameters, **bound.parameters}
+        bound = stage.signal.bind(self.students, x, y)
+        own = {n: p for n, p in self.students.parameters.items() if not stage.only or n.startswith(stage.only)}
+        if not own:
+            known = ", ".join(self.students.parameters)
+            raise ValueError(f"no parameter's name starts with one of {stage.only}; the student has {known}")
+        self.trainable = {**own, **bound.parameters}
         self.update = self.optimiser.start(self.trainable, self.rates, self.last_step, self.total)
         self.counted = False
         return bound
 
+    def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next batch of every seed: (seeds, batch, ...) inputs and labels."""
+        if not self.drawn:
+            shape = max(1, min(BLOCK, LARGEST // self.batch)), self.batch
+            pairs = [self.task.sample(math.prod(shape), g) for g in self.data]
+            x, y = (torch.stack([p.unflatten(0, shape) for p in part], 1) for part in zip(*pairs, strict=True))
+            self.drawn = list(zip(x, y, strict=True))[::-1]
+        return self.drawn.pop()
+
     def step(self, bound: Bound, step: int) -> None:
-        pairs = [self.task.sample(self.batch, g) for g in self.data]
-        x, y = (torch.stack(part) for part in zip(*pairs, strict=True))
+        x, y = self.draw()
         if self.counted:
             losses, gradients = self._gradients(bound, x, bound.target(x, y))
         else:  # the first step of a stage also counts its operations
@@ -214,10 +186,10 @@ class _Loop:
         right = surprise = asked = 0
         for x, y in self.held_out:
             logits = self.students.outputs(x.expand(len(self.students.seeds), *x.shape))[models.OUTPUT]
-            here = y != signals.IGNORE
+            here = y != losses.IGNORE
             logits, truth = logits[:, here], y[here]
             right = right + (logits.argmax(-1) == truth).sum(1)
-            surprise = surprise + signals.cross_entropy(logits, truth.expand(len(self.students), -1)).sum(1)
+            surprise = surprise + losses.cross_entropy(logits, truth.expand(len(self.students), -1)).sum(1)
             asked += len(truth)
         accuracy, loss = ((total / asked).cpu().numpy() for total in (right, surprise))
         self.evaluations.append((step, self.flops_so_far, accuracy, loss))
@@ -233,7 +205,8 @@ class _Loop:
             lr = self.students.learning_rate_of(member)
             raise DivergenceError(
                 f"the loss of member {member} (seed {self.students.seed_of(member)}, learning rate {lr:g}) was not a "
-                f"finite number at step {int(step)}: try a smaller learning rate, such as {lr / 3:.2g}"
+                f"finite number at step {int(step)}: try a smaller learning rate, such as {lr / 3:.2g}",
+                lr,
             )
 
     def keep(self, step: int) -> None:
@@ -274,32 +247,3 @@ def _peak_memory(device: torch.device) -> int:
     except ImportError:
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _to_store(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    tensors = {f"curve/{name}": torch.from_numpy(getattr(run, name)) for name in ("steps", "flops", "accuracy", "loss")}
-    tensors |= {f"final/{name}": p for name, p in run.students.parameters.items()}
-    for step, snapshot in run.snapshots.items():
-        tensors |= {f"snapshot/{step}/{name}": p for name, p in snapshot.items()}
-    kept = ("stages", "seconds", "peak_memory", "device", "settings")
-    return tensors, {name: getattr(run, name) for name in kept}
-
-
-def _from_store(
-    tensors: dict[str, torch.Tensor], meta: dict[str, Any], key: str, settings: dict, students: Ensemble
-) -> Run:
-    curve, final, snapshots = {}, {}, {}
-    for name, tensor in tensors.items():
-        kind, rest = name.split("/", 1)
-        if kind == "curve":
-            curve[rest] = tensor.numpy()
-        elif kind == "final":
-            final[rest] = tensor.to(students.device)
-        else:
-            step, parameter = rest.split("/", 1)
-            snapshots.setdefault(int(step), {})[parameter] = tensor.to(students.device)
-    return Run(
-        **curve, samples=curve["steps"] * settings["batch"], stages=[tuple(s) for s in meta["stages"]],
-        seconds=meta["seconds"], peak_memory=meta["peak_memory"], device=meta["device"], settings=settings, key=key,
-        students=students.with_parameters(final), snapshots=dict(sorted(snapshots.items())),
-    )  # fmt: skip

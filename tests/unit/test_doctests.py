@@ -11,7 +11,7 @@ WITH_EXAMPLES = {
     "seeding",
     "parity",
     "ensemble",
-    "signals",
+    "losses",
     "curriculum",
     "cost",
     "probes",

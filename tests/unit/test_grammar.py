@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kdutils import seeding, store
-from kdutils.grammar import BOS, EOS, IGNORE, MASK, PAD, Grammar, MaskedGrammar
+from kdutils.grammar import BOS, EOS, MASK, PAD, Grammar, MaskedGrammar
+from kdutils.losses import IGNORE
 
 # Sentences of 2 to 4 letters; some have two derivations: a cb and ac b.
 TINY = Grammar("tiny", 5, {5: ((6, 7), (7, 6), (7,)), 6: ((1,), (2,), (1, 2)), 7: ((1, 3), (2, 1), (3, 2))})

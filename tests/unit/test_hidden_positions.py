@@ -9,8 +9,9 @@ from torch import nn
 
 from kdutils import projections, seeding
 from kdutils.ensemble import Ensemble
+from kdutils.losses import IGNORE
 from kdutils.models import MLP
-from kdutils.signals import IGNORE, Hidden, Signal
+from kdutils.signals import Hidden, Signal
 
 TOKENS, LENGTH, PAD = 4, 6, 0
 Batch = tuple[torch.Tensor, torch.Tensor]

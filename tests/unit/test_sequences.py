@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from kdutils import curriculum, seeding, store
 from kdutils.curriculum import Curriculum, paired_blocks
 from kdutils.ensemble import Ensemble
+from kdutils.losses import IGNORE, distillation_loss
 from kdutils.models import MLP, Transformer
 from kdutils.optimisers import Adam
-from kdutils.signals import IGNORE, Hidden, Labels, Output, Signal, WeightedSum, distillation_loss
-from kdutils.training import Run, train
+from kdutils.signals import Hidden, Labels, Output, Signal, WeightedSum
+from kdutils.training import BLOCK, Run, train
 
 TOKENS, LENGTH, PAD = 4, 6, 0
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -89,7 +90,8 @@ def test_a_step_on_labels_by_hand() -> None:
     """From even odds the logits of a token rise by the rate times its share of what is asked, times (truth - odds)."""
     run = fit(Ensemble(table, [1, 2], [0.1, 3.0]), curriculum.from_labels(), batch=4)
     for member in range(4):
-        _, y = TASK.sample(4, seeding.generator(run.students.seed_of(member), "data"))
+        _, y = TASK.sample(4 * BLOCK, seeding.generator(run.students.seed_of(member), "data"))
+        y = y[:4]
         share = y[y != IGNORE].bincount(minlength=TOKENS) / (y != IGNORE).sum()
         rise = run.students.learning_rate_of(member) * share[:, None] * (torch.eye(TOKENS) - 1 / TOKENS)
         torch.testing.assert_close(run.students.parameters["weight"][member], rise)

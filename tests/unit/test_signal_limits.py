@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from kdutils import curriculum, models, projections, seeding, signals
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.ensemble import Ensemble
+from kdutils.losses import distillation_loss
 from kdutils.models import MLP
 from kdutils.parity import SparseParity
-from kdutils.signals import Bound, Hidden, Labels, Output, Regressed, Signal, WeightedSum, distillation_loss
+from kdutils.signals import Bound, Hidden, Labels, Output, Regressed, Signal, WeightedSum
 from kdutils.training import train
 
 TASK = SparseParity(6, 2)

@@ -7,9 +7,9 @@ from torch.nn import functional as F
 
 from kdutils import projections, seeding, signals
 from kdutils.ensemble import Ensemble
+from kdutils.losses import distillation_loss
 from kdutils.models import MLP
 from kdutils.parity import SparseParity
-from kdutils.signals import distillation_loss
 
 TASK = SparseParity(6, 2)
 

@@ -13,7 +13,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from kdutils import seeding, store, text
-from kdutils.text import BOS, IGNORE, MASK, Corpora, Corpus
+from kdutils.losses import IGNORE
+from kdutils.text import BOS, MASK, Corpora, Corpus
 
 WORDS = ["the", "of", "and", "to", "in", "a", "state", "union", "congress", "people", "war", "peace", "law", "public"]
 ODD = "ﬁ \x00 e\u0301é 👩🏽\u200d🚀 \u200b\u202e 中文\r\n\ttab  <mask><bos> <pad>\uffff\U0010ffff don't 1,000 \n\n\n"

@@ -14,7 +14,7 @@ from kdutils.ensemble import Ensemble
 from kdutils.models import MLP
 from kdutils.parity import SparseParity
 from kdutils.signals import Bound, Hidden, Labels, Regressed, Signal
-from kdutils.training import DivergenceError, Run, train
+from kdutils.training import BLOCK, DivergenceError, Run, train
 
 TASK = SparseParity(6, 2)
 TEACHER = MLP(6, 24)
@@ -269,7 +269,7 @@ def test_each_seed_sees_its_own_samples() -> None:
             seen.append(x)
             return x, y
 
-    train(group(), Recording(), curriculum.from_labels(), **{**OPTIONS, "steps": 3})
-    batches = [x for x in seen if len(x) == OPTIONS["batch"]]
-    assert len(batches) == 3 * 2  # a step, a seed: learning rates share samples
+    train(group(), Recording(), curriculum.from_labels(), **{**OPTIONS, "steps": BLOCK + 1})
+    batches = [part for x in seen if len(x) == BLOCK * OPTIONS["batch"] for part in x.split(OPTIONS["batch"])]
+    assert len(batches) == 2 * BLOCK * 2  # steps, seeds: learning rates share samples
     assert all(not torch.equal(a, b) for i, a in enumerate(batches) for b in batches[:i])
