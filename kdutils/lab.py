@@ -58,6 +58,7 @@ class Lab:
         self.merit, self.until = merit, until
         self.runs = Store() if runs is None else runs
         self.used: dict[str, Run] = {}
+        self.label = ""
 
     def teacher(self) -> Run:
         """The wide teacher, learned from labels, with its checkpoints."""
@@ -100,7 +101,7 @@ class Lab:
         return run
 
     def _train(self, name: str, students: Ensemble, plan: Curriculum, steps: int, batch: int, **when: Any) -> Run:
-        self.used[name] = run = train(
+        self.used[self.label + name] = run = train(
             students, self.task, plan, steps=steps, batch=batch, held_out_task=self.judge,
             held_out=self.settings.held_out, optimiser=self.optimiser, runs=self.runs, **when,
         )  # fmt: skip
@@ -122,6 +123,13 @@ class ParityLab(Lab):
     def __init__(self, settings: SimpleNamespace, runs: Store | None = None) -> None:
         parts = self._parts(settings)
         super().__init__(settings, *parts, merit=stats.fastest(THRESHOLD), until=DONE, runs=runs)
+
+    def varied(self, **changes: Any) -> ParityLab:
+        """The same lab with other settings; its runs count among this one's, under names that tell the change."""
+        other = type(self)(SimpleNamespace(**{**vars(self.settings), **changes}), self.runs)
+        label = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in changes.items())
+        other.used, other.label = self.used, f"{self.label}{label}: "
+        return other
 
     @staticmethod
     def _parts(s: SimpleNamespace) -> tuple[SparseParity, partial, partial, Optimiser]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from kdutils.curriculum import Curriculum
-from kdutils.stats import Arm
+from kdutils.stats import Arm, Times
 
 # Okabe and Ito's colours (2008), told apart with any colour vision; dashes and markers tell them apart without.
 COLOURS = {
@@ -99,6 +99,35 @@ def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: 
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_minor_formatter(NullFormatter())
+    return ax
+
+
+def against(
+    sizes: Sequence[float],
+    arms: Mapping[str, Sequence[Times]],
+    ax: Axes | None = None,
+    xlabel: str = "",
+    shift: float = 0,
+) -> Axes:
+    """Median samples to the mark against a size, on logarithmic axes, with the interval over seeds.
+
+    An open arrow stands at the budget where half the seeds or more did not finish. `shift` moves the series apart
+    sideways, each by this share.
+    """
+    ax = plt.gca() if ax is None else ax
+    for row, (name, found) in enumerate(arms.items()):
+        x, shade = np.asarray(sizes) * (1 + shift) ** row, colour(name, row)
+        middle = np.array([min(t.median, t.limit) for t in found])
+        ends = np.array([[min(end, t.limit) for end in t.interval()] for t in found]).T
+        ax.errorbar(x, middle, np.abs(ends - middle), color=shade, ls=DASHES.get(name, "-"), label=name, capsize=3)
+        done = np.array([np.isfinite(t.median) for t in found])
+        ax.plot(x[done], middle[done], "o", color=shade, ms=7)
+        ax.plot(x[~done], middle[~done], "^", color=shade, ms=10, mfc="white", mew=2)
+    ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="samples to the mark")
+    ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(EngFormatter(sep=""))
+    ax.yaxis.set_minor_formatter(NullFormatter())
     return ax
 
 

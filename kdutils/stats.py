@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -212,3 +213,47 @@ def speedup(slow: Times, fast: Times) -> Speedup:
         raise ValueError(f"arms are compared seed by seed; got {len(slow.values)} and {len(fast.values)} seeds")
     numerator = np.where(np.isfinite(slow.values), slow.values, slow.limit)
     return Speedup(numerator / fast.values, ~np.isfinite(slow.values))
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """How fast a median grows: `median ~ size ** value`.
+
+    Attributes:
+        value: slope of the least-squares line through (log size, log median).
+        draws: (resamples,) the same with the seeds of every size resampled.
+        bound: at some size half the seeds or more did not finish. The budget stands in there; where that is the
+            largest size, the true exponent is larger.
+    """
+
+    value: float
+    draws: np.ndarray
+    bound: bool
+
+    def interval(self, level: float = 0.9) -> tuple[float, float]:
+        low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    def __sub__(self, other: Exponent) -> Exponent:
+        """The difference of two exponents of independent seeds."""
+        return Exponent(self.value - other.value, self.draws - other.draws, self.bound or other.bound)
+
+
+def exponent(sizes: Sequence[float], times: Sequence[Times], resamples: int = 2000, seed: int = 0) -> Exponent:
+    """Fit a power law to the medians of `times`, one a size.
+
+    >>> sizes = [10, 20, 40]
+    >>> round(exponent(sizes, [Times(np.full(5, float(s) ** 2), 1e6) for s in sizes]).value, 6)
+    2.0
+    """
+    if len(set(sizes)) < 2:
+        raise ValueError(f"a power law needs at least two sizes, not {list(sizes)}")
+    rng, along = np.random.default_rng(seed), np.log(sizes) - np.mean(np.log(sizes))
+
+    def slope(samples: Sequence[np.ndarray]) -> np.ndarray:
+        medians = [np.minimum(median(values), t.limit) for values, t in zip(samples, times, strict=True)]
+        return np.tensordot(along, np.log(medians), 1) / (along @ along)
+
+    picks = [t.values[rng.integers(0, len(t.values), (resamples, len(t.values)))] for t in times]
+    bound = any(not math.isfinite(t.median) for t in times)
+    return Exponent(float(slope([t.values for t in times])), slope(picks), bound)

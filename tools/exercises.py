@@ -70,7 +70,9 @@ def written(chapter: str) -> str:
 def write() -> None:
     """Bring every chapter's text up to date."""
     for path in sorted((BOOK / "exercises").glob("*.md")):
-        (BOOK / "text" / path.name).write_text(written(path.stem), encoding="utf-8")
+        text, new = BOOK / "text" / path.name, written(path.stem)
+        if text.read_text(encoding="utf-8") != new:
+            text.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ def test_every_profile_keeps_the_rules_of_comparison(section: str, profile: str)
     assert len(settings.seeds) >= (3 if section == "english" else 5) and len(set(settings.seeds)) == len(settings.seeds)
     assert not set(settings.seeds) & set(settings.tuning_seeds)
     assert len(settings.learning_rates) >= 2
-    assert settings.evaluate_every <= settings.steps
+    budgets = [size[3] for size in settings.sizes] if section == "scaling" else [settings.steps]
+    assert settings.evaluate_every <= min(budgets)
 
 
 def test_default_profile(monkeypatch: pytest.MonkeyPatch) -> None:
