@@ -20,7 +20,7 @@ EXERCISES = [(chapter, number) for chapter in CHAPTERS for number in range(len(e
 TINY = {
     "02_one_shot": {"d": 12, "k": 4, "teacher_width": 256, "teacher_steps": 600, "keep_every": 20, "held_out": 512},
     "07_transformers": {"steps": 12, "hidden_steps": [4], "batch": 4, "held_out": 16, "evaluate_every": 6},
-    "08_grammar": {"steps": 12, "hidden_steps": 3, "batch": 4, "held_out": 16, "evaluate_every": 6},
+    "08_grammar": {"steps": 12, "hidden_steps": [3], "batch": 4, "held_out": 16, "evaluate_every": 6},
 }
 TINY["03_progressive"] = {**TINY["02_one_shot"], "steps": 40, "student_width": 8}
 CELLS = {
@@ -32,7 +32,7 @@ MORE = {
     "02_one_shot": "x, _ = lab.task.sample(8000, seeding.generator(0, 'probe'))",
     "03_progressive": "best = 10",
     "07_transformers": "teacher = lab.make_teacher()",
-    "08_grammar": "teacher, steps = lab.make_teacher(), cfg.hidden_steps\n"
+    "08_grammar": "teacher = lab.make_teacher()\n"
     "layers = curriculum.paired_blocks(cfg.layers, cfg.layers)\n"
     "hidden = {'positions': 'tokens', 'normalise': 'position'}",
 }
