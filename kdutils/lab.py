@@ -87,6 +87,18 @@ class Lab:
         fits = [partial(fit, plan) for plan in plans]
         return stats.Arm.tuned(fits, s.learning_rates, s.tuning_seeds, s.seeds, self.merit)
 
+    def watch(self, plan: Curriculum, learning_rate: float) -> Run:
+        """Train one student, of the first reported seed, to the end of the budget, and keep it at about 80 moments.
+
+        Its start is kept as step 0.
+        """
+        s, every = self.settings, max(1, self.settings.steps // 80)
+        students = Ensemble(self.make_student, s.seeds[:1], [learning_rate], s.device)
+        run = self._train(f"{plan.name}, watched", students, plan, s.steps, s.batch, evaluate_every=every,
+                          keep_every=every)  # fmt: skip
+        run.snapshots = {0: students.parameters, **run.snapshots}
+        return run
+
     def _train(self, name: str, students: Ensemble, plan: Curriculum, steps: int, batch: int, **when: Any) -> Run:
         self.used[name] = run = train(
             students, self.task, plan, steps=steps, batch=batch, held_out_task=self.judge,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdutils.record import Run
+from kdutils.training import DivergenceError
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Arm:
     ) -> Arm:
         """Try every way to fit at every learning rate on `tuning_seeds`, then train `seeds` in the best one alone.
 
+        A learning rate at which training diverges is left out, and all larger ones with it.
+
         Args:
             fits: one function or more, (seeds, learning rates) -> the run of all their pairs. Several are settings of
                 one method, such as lengths of a stage.
@@ -105,8 +108,8 @@ class Arm:
             raise ValueError(f"learning rates are chosen on seeds that are not reported; give others than {both}")
         trials = []
         for fit in fits:
-            run = fit(tuning_seeds, learning_rates)
-            trials += [(cls(run, float(rate), tuple(tuning_seeds)), fit) for rate in learning_rates]
+            run, rates = _stable(fit, tuning_seeds, learning_rates)
+            trials += [(cls(run, float(rate), tuple(tuning_seeds)), fit) for rate in rates]
         best, fit = max(trials, key=lambda trial: merit(trial[0]))
         return cls(fit(seeds, [best.learning_rate]), best.learning_rate, tuple(seeds), best)
 
@@ -146,6 +149,18 @@ class Arm:
         reached = self.accuracy >= threshold
         first = np.where(reached.any(0), along[reached.argmax(0)], np.inf)
         return Times(first, float(along[-1]))
+
+
+def _stable(fit: Callable, seeds: Sequence[int], rates: Sequence[float]) -> tuple[Run, list[float]]:
+    """A run at all the learning rates that do not diverge, and these; the error when all do."""
+    while True:
+        try:
+            return fit(seeds, rates), list(rates)
+        except DivergenceError as error:
+            smaller = [rate for rate in rates if rate < error.learning_rate]
+            if not smaller:
+                raise
+            rates = smaller
 
 
 def fastest(threshold: float) -> Callable[[Arm], tuple[float, ...]]:

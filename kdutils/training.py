@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -18,12 +19,17 @@ from kdutils.optimisers import SGD, Optimiser
 from kdutils.record import Run, from_store, to_store
 from kdutils.signals import Bound
 
-BLOCK = 32  # steps whose samples are drawn at once: drawing is cheaper in larger pieces
+BLOCK = 32  # steps whose samples are drawn at once: drawing is cheaper in larger pieces ...
+LARGEST = 2**15  # ... of up to so many samples
 CALIBRATION = 1024  # positions a seed that a stage reads once, to fix the scale of its targets; 64 samples at least
 
 
 class DivergenceError(RuntimeError):
-    """A member's loss stopped being a finite number."""
+    """A member's loss stopped being a finite number; `learning_rate` is that member's."""
+
+    def __init__(self, message: str, learning_rate: float) -> None:
+        super().__init__(message)
+        self.learning_rate = learning_rate
 
 
 def train(
@@ -148,8 +154,8 @@ class _Loop:
     def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The next batch of every seed: (seeds, batch, ...) inputs and labels."""
         if not self.drawn:
-            pairs = [self.task.sample(BLOCK * self.batch, g) for g in self.data]
-            shape = (BLOCK, self.batch)
+            shape = max(1, min(BLOCK, LARGEST // self.batch)), self.batch
+            pairs = [self.task.sample(math.prod(shape), g) for g in self.data]
             x, y = (torch.stack([p.unflatten(0, shape) for p in part], 1) for part in zip(*pairs, strict=True))
             self.drawn = list(zip(x, y, strict=True))[::-1]
         return self.drawn.pop()
@@ -199,7 +205,8 @@ class _Loop:
             lr = self.students.learning_rate_of(member)
             raise DivergenceError(
                 f"the loss of member {member} (seed {self.students.seed_of(member)}, learning rate {lr:g}) was not a "
-                f"finite number at step {int(step)}: try a smaller learning rate, such as {lr / 3:.2g}"
+                f"finite number at step {int(step)}: try a smaller learning rate, such as {lr / 3:.2g}",
+                lr,
             )
 
     def keep(self, step: int) -> None:

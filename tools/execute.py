@@ -1,7 +1,8 @@
 """Execute chapters: text twin -> papermill in a temporary file -> normalise -> move into place.
 
-The text twin is the source; cells of the committed notebook that are still the same keep their ids. At the `book`
-profile the notebook in book/ is replaced; at others the executed copy goes to _build/PROFILE/book/.
+The text twin is the source (its exercises come from book/exercises); cells of the committed notebook that are still the
+same keep their ids. At the `book` profile the notebook in book/ is replaced; at others the executed copy goes to
+_build/PROFILE/book/.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import exercises
 import jupytext
 import nbformat
 import papermill
@@ -101,6 +103,7 @@ def main() -> None:
     unknown = [name for name in options.names if name not in chapters()]
     if unknown:
         sys.exit(f"no chapter {unknown[0]!r}: there are {', '.join(chapters())}")
+    exercises.write()
     kept = results(options.profile)
     before = verdicts(kept / options.profile) if options.check else {}
     os.environ |= {"KDUTILS_PROFILE": options.profile, "KDUTILS_QUIET": "1", "KDUTILS_RESULTS": str(kept)}

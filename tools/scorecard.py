@@ -24,6 +24,8 @@ PAPERS = (
      ("middle-beats-one-shot", "middle-beats-early", "middle-beats-late")),
     ("panigrahi2025", "In the jump the teacher's output correlates with the single bits of the support.",
      ("spike", "final-output-blind")),
+    ("panigrahi2025", "Progressive distillation helps transformers on parities.",
+     ("transformer-progressive-vs-one-shot",)),
     ("panigrahi2025", "Progressive distillation helps in masked language modelling on a grammar.",
      ("grammar-progressive-vs-one-shot",)),
     ("gupta2025", "Two-layer networks on parities: extraction is far better than one-shot.",

@@ -15,6 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 NAMES = sorted(path.stem for path in (BOOK / "text").glob("*.md"))
+GRADES = ["easy", "medium", "research"]
 
 
 def notebook(name):
@@ -45,10 +46,30 @@ def test_chapter_follows_the_plan(name):
     assert re.match(r"# .+\n\n\*\*.+\*\*", text), "open with the title and the claim in bold"
     for part in ("You will learn", "You need", "## What you should see", "## Limitations", "## Exercises"):
         assert part in text, f"the part {part!r} is missing"
-    assert text.count(":::{dropdown}") >= 3, "at least three exercises with hidden solutions"
     assert ":label:" in text, "number the main equation"
     assert tags.count("parameters") == 1 and tags.count("nbval-check-output") == 1
     assert "CostBox" in "".join(c.source for c in code(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_exercises_are_graded_checked_and_solved(name):
+    section = prose(name).split("## Exercises\n")[1]
+    heads = re.findall(r"^\*\*(\d+) \((\w+)\)\.\*\* ", section, re.MULTILINE)
+    assert [int(number) for number, _ in heads] == list(range(1, len(heads) + 1)), "number them `**1 (easy).** ...`"
+    mend = f"in book/exercises/{name}.md, then run `python tools/exercises.py`"
+    grades = [grade for _, grade in heads]
+    assert grades == sorted(grades, key=GRADES.index), f"order the exercises by grade {mend}"
+    assert set(grades) == set(GRADES), f"add an exercise of the grade {set(GRADES) - set(grades)} {mend}"
+    for number, part in enumerate(re.split(r"^\*\*\d+ \(", section, flags=re.MULTILINE)[1:], 1):
+        stub, *solution = part.split(":::{dropdown} Solution\n")
+        assert len(solution) == 1, f"exercise {number} needs one hidden solution {mend}"
+        for block in (stub, solution[0]):
+            assert re.search(r"```python\n.*^check_\w+\(\w+\)$", block, re.MULTILINE | re.DOTALL), (
+                f"end the code of exercise {number} with its `check_...(function)` {mend}"
+            )
+        assert "...  # your code" in stub and "...  # your code" not in solution[0], (
+            f"exercise {number} has no stub {mend}"
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)

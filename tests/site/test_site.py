@@ -1,10 +1,7 @@
 """The built site, as a reader's browser sees it."""
 
 import functools
-import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -14,7 +11,6 @@ from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(os.environ.get("KDUTILS_SITE", ROOT / "_build" / "html")).resolve()
-NODE_PACKAGES = ("playwright-core@1.65.1", "@axe-core/playwright@4.13.0")
 # Not ours to mend: (axe's rule, what the element's HTML holds).
 UPSTREAM = (
     ("aria-input-field-name", "noUi-handle"),  # ipywidgets gives the handle of a slider no name
@@ -85,39 +81,11 @@ def test_launch_buttons_open_files_that_exist(name):
 
 
 @pytest.fixture(scope="module")
-def findings() -> list[dict]:
-    """What headless Chromium reports, a page each."""
-    chromium, node, npm = _chromium(), shutil.which("node"), shutil.which("npm")
-    if not (chromium and node and npm):
-        pytest.skip("browser checks need Chromium, Node.js and npm: install them (Debian: chromium, nodejs, npm)")
-    home = ROOT / "_build" / "node"
-    if not (home / "node_modules" / "@axe-core").exists():
-        home.mkdir(parents=True, exist_ok=True)
-        command = [npm, "install", "--no-save", "--ignore-scripts", "--silent", "--prefix", str(home), *NODE_PACKAGES]
-        if subprocess.run(command, check=False).returncode:
-            pytest.skip(f"browser checks need the npm packages {', '.join(NODE_PACKAGES)}: connect to npm once")
+def findings(browse) -> list[dict]:
+    """What a reader would trip over, a page each."""
     shots = ROOT / "_build" / "screenshots"
     shots.mkdir(exist_ok=True)
-    command = [node, str(Path(__file__).with_name("visit.mjs")), chromium, str(shots)]
-    command += map(str, [*pages(), SITE / "search.html"])
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env={**os.environ, "NODE_HOME": str(home)}
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def _chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if found is None and hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("apt-get"):
-        for command in (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "chromium"]):
-            try:
-                subprocess.run(command, check=False, timeout=300, capture_output=True)
-            except subprocess.TimeoutExpired:
-                return None
-        found = shutil.which("chromium")
-    return found
+    return browse("visit.mjs", shots, *pages(), SITE / "search.html")
 
 
 @pytest.mark.parametrize("kind", ["outside", "failed", "console", "alt"])

@@ -14,7 +14,7 @@ const browser = await chromium.launch({ executablePath, args: ["--headless", "--
 const settled = () =>
   document.readyState === "complete" &&
   [...document.querySelectorAll(".math")].every((e) => e.querySelector("mjx-container")) &&
-  document.querySelectorAll(".jupyter-widgets").length >= document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']").length;
+  document.querySelectorAll(".jupyter-widgets, .kd-explorer").length >= document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']").length;
 
 const look = () => {
   const prose = [...document.querySelectorAll("main p, main li, main td, main th, main h1, main h2, main h3")].filter((e) => !e.closest("pre, code, .highlight"));
@@ -29,7 +29,7 @@ const look = () => {
     ],
     widgets: {
       stored: document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']").length,
-      drawn: [...document.querySelectorAll(".jupyter-widgets")].filter((e) => !e.parentElement.closest(".jupyter-widgets")).length,
+      drawn: [...document.querySelectorAll(".jupyter-widgets, .kd-explorer")].filter((e) => !e.parentElement.closest(".jupyter-widgets")).length,
     },
   };
 };

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdutils import curriculum, lab, profiles, store
+from kdutils import curriculum, lab, profiles, seeding, store
 from kdutils.lab import ParityLab, TransformerParityLab
 from kdutils.models import Transformer
 from kdutils.optimisers import SGD, Adam
@@ -82,6 +82,18 @@ def test_asking_twice_trains_once(room: ParityLab, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("kdutils.training._Loop", None)
     again = room.arm(curriculum.from_labels())
     assert again.run.key == first.run.key and again.learning_rate == first.learning_rate
+
+
+def test_a_watched_student_is_kept_from_its_start_to_the_end_of_the_budget(room: ParityLab) -> None:
+    plan = curriculum.from_labels()
+    for run in (room.watch(plan, 1.0), room.watch(plan, 1.0)):  # trained, then found again
+        assert (run.students.seeds, run.students.learning_rates) == ((1,), (1.0,))
+        assert list(run.snapshots) == run.steps.tolist() == list(range(121))
+        assert set(room.used) == {"labels, watched"}
+        start = ParityLab._parts(room.settings)[2]
+        with seeding.global_rng(1, "init"):
+            assert torch.equal(run.snapshots[0]["hidden.weight"][0], start().hidden.weight)
+        assert torch.equal(run.snapshots[120]["hidden.weight"], run.students.parameters["hidden.weight"])
 
 
 def test_checkpoint_nearest_to_an_accuracy(fake_run: Callable[..., Run]) -> None:

@@ -1,0 +1,246 @@
+"""Checks of the exercises of chapters 1 to 4."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+
+from kdutils import cost, probes, seeding
+from kdutils.exercises import close, exercise, need, need_outputs
+from kdutils.losses import distillation_loss
+from kdutils.models import MLP
+from kdutils.signals import Hidden, Output
+
+# Chapter 1: sparse parities
+
+
+@exercise
+def check_label(label: Callable) -> None:
+    """`label(x, support)`: (n, d) of -1 and +1 -> (n,) classes 0 and 1."""
+    x = probes.cube(6)
+    for support in ((2,), (0, 5), (1, 3, 4)):
+        y = label(x, support)
+        need(y.shape == (64,), f"64 rows need labels of shape (64,), not {tuple(y.shape)}")
+        need(set(y.tolist()) <= {0, 1}, f"a label is 0 or 1, not {y[0].item()}")
+        need(y[0] == 0, "a row of nothing but +1 has the product +1, which is class 0")
+        for bit in range(6):
+            other = x.clone()
+            other[:, bit] *= -1
+            changed = (label(other, support) != y).float().mean().item()
+            expected = "every label" if bit in support else "no label"
+            message = f"with support {support}, flipping bit {bit} must change {expected}; it changes {changed:.0%}"
+            need(changed == (bit in support), message)
+
+
+@exercise
+def check_estimate(estimate: Callable) -> None:
+    """`estimate(values, x)`: (n,) and (n, d) -> (d,) degree-1 coefficients and (d,) standard errors."""
+    d, n = 8, 500
+    exact = torch.tensor([0.5] * 3 + [0.0] * (d - 3))  # of the majority of the first three bits
+    draw, inside = seeding.generator(0, "estimate"), []
+    for _ in range(200):
+        x = 1.0 - 2.0 * torch.randint(2, (n, d), generator=draw)
+        guess, error = estimate(x[:, :3].sum(1).sign(), x)
+        need(guess.shape == error.shape == (d,), f"expected two results of shape ({d},), one entry a bit")
+        need((guess - exact).abs().max() < 0.3, "the majority of three bits has coefficients 1/2 there and 0 elsewhere")
+        inside.append(((guess - exact).abs() < 2 * error).float().mean())
+    share = torch.stack(inside).mean().item()
+    need(0.92 < share < 0.98, f"two standard errors should cover the truth 95 % of the time; yours do {share:.0%}")
+
+
+@exercise
+def check_gap(gap: Callable) -> None:
+    """`gap(network, x, y, support)`: mean square of the first layer's gradient on the support over that off it."""
+    support, x, ratios = [4, 8], probes.cube(10), []
+    parity = (x[:, support].prod(1) < 0).long()
+    for seed in range(30):  # one network and one draw of coins say little: the ratio scatters widely
+        with seeding.global_rng(seed, "gap"):
+            network = MLP(10, 128)
+        before = [p.detach().clone() for p in network.parameters()]
+        coins = torch.randint(2, (len(x),), generator=seeding.generator(seed, "coins"))
+        ratios.append([math.log(gap(network, x, y, support)) for y in (parity, coins)])
+        same = all(torch.equal(p, q) for p, q in zip(before, network.parameters(), strict=True))
+        need(same, "a probe must leave the network's weights as they were")
+    seen, chance = torch.tensor(ratios).mean(0).exp().tolist()
+    need(seen > 5, f"on a parity the gradient leans to the support from the start; your ratio is only {seen:.2f}")
+    need(0.5 < chance < 2, f"on coin-flip labels no bit is special, so the ratio is near 1; yours is {chance:.2f}")
+
+
+# Chapter 2: one-shot distillation
+
+
+@exercise
+def check_loss(loss: Callable) -> None:
+    """`loss(student_logits, teacher_logits, temperature)`: Hinton's, averaged over the batch."""
+    student, teacher = (torch.randn(8, 3, generator=seeding.generator(0, n), dtype=torch.double) for n in "st")
+    for t in (0.5, 1.0, 4.0):
+        need(close(loss(teacher, teacher, t), 0), f"it must be 0 where student and teacher agree (temperature {t})")
+        message = "adding the same number to all logits of a side must change nothing"
+        need(close(loss(student + 3, teacher - 2, t), loss(student, teacher, t)), message)
+        twice = loss(student.repeat(2, 1), teacher.repeat(2, 1), t)
+        need(close(twice, loss(student, teacher, t)), "a batch that holds each row twice must have the same loss")
+    flat, sure = torch.zeros(1, 2).double(), torch.tensor([[math.log(3), 0.0]]).double()
+    value = float(loss(flat, sure, 1.0))
+    message = f"teacher 3/4 : 1/4, student 1/2 : 1/2, temperature 1 make 0.1308 nats, not {value:.4f}"
+    need(close(value, 0.75 * math.log(1.5) + 0.25 * math.log(0.5)), message)
+    ratio = float(loss(student, teacher, 200.0) / loss(student, teacher, 100.0))
+    message = f"it must not vanish or grow with the temperature: from 100 to 200 it changes by a factor of {ratio:.2f}"
+    need(close(ratio, 1, 0.05), message)
+
+
+@exercise
+def check_limit(limit: Callable) -> None:
+    """`limit(student_logits, teacher_logits)`: the loss as both temperatures go to infinity."""
+    for classes in (2, 5):
+        draw = seeding.generator(0, "limit", classes)
+        student, teacher = 3 * torch.randn(2, 16, classes, generator=draw, dtype=torch.double)
+        value = float(limit(student, teacher))
+        shifted = float(limit(student + torch.arange(16)[:, None], teacher))
+        need(close(value, shifted), "adding a number to all logits of one row must change nothing, in the limit too")
+        hot = distillation_loss(student, teacher, 1e4, 1e4).item()
+        message = f"with {classes} classes at temperature 10,000 the loss is {hot:.4f}; your limit is {value:.4f}"
+        need(close(value, hot, 0.01), message)
+
+
+@exercise
+def check_flatter(flatter: Callable) -> None:
+    """`flatter(teacher)`: one-shot distillation from a teacher at temperature 4, the student untempered."""
+    teacher = MLP(4, 8)
+    stages = flatter(teacher).stages
+    need(len(stages) == 1, f"one-shot distillation has one stage, not {len(stages)}")
+    signal = stages[0].signal
+    need(isinstance(signal, Output) and signal.teacher is teacher, "the stage must match the output of that teacher")
+    need(signal.teacher_temperature == 4, f"the teacher's temperature is {signal.teacher_temperature}, not 4")
+    need(signal.student_temperature == 1, "the student must not be tempered")
+
+
+@exercise
+def check_film(film: Callable) -> None:
+    """`film()`: (accuracy, degree-1 signal on the support) of every kept checkpoint, in order."""
+    rows = [(float(accuracy), float(signal)) for accuracy, signal in film()]
+    need(len(rows) >= 5, f"{len(rows)} checkpoints make no curve: take all that are kept")
+    accuracy, signal = zip(*rows, strict=True)
+    need(0.35 < accuracy[0] < 0.65 and accuracy[-1] > 0.9, "the accuracy should go from chance to nearly 1, in order")
+    need(min(signal) >= 0 and max(signal) <= 1, "the size of a correlation lies between 0 and 1")
+    peak = signal.index(max(signal))
+    need(0 < peak < len(rows) - 1, "the largest signal should be neither at the first nor at the last checkpoint")
+    need(signal[peak] > 2 * signal[-1], "the signal of the finished teacher should be far below the peak")
+
+
+# Chapter 3: progressive distillation
+
+
+@exercise
+def check_all_moments(all_moments: Callable) -> None:
+    """`all_moments(checkpoints, teacher)`: each checkpoint for 500 steps, then the final teacher."""
+    early, middle, late, teacher = (MLP(4, 8) for _ in range(4))
+    plan = all_moments({"early": early, "middle": middle, "late": late}, teacher)
+    need_outputs(plan, (500, 500, 500, None), (early, middle, late, teacher))
+
+
+@exercise
+def check_by_accuracy(by_accuracy: Callable) -> None:
+    """`by_accuracy()`: {0.6: Times, 0.9: Times}, students of the checkpoints nearest to these accuracies."""
+    found = by_accuracy()
+    need(set(found) == {0.6, 0.9}, f"the keys should be 0.6 and 0.9, not {list(found)}")
+    for target, times in found.items():
+        seeds = len(times.values)
+        need(seeds >= 5, f"{seeds} seeds at {target}: report at least 5, the unfinished ones included")
+    need(len({times.limit for times in found.values()}) == 1, "both arms need the same budget of samples")
+
+
+@exercise
+def check_pick(pick: Callable) -> None:
+    """`pick(outputs, x)`: the checkpoint that shows the support most, from signed outputs (checkpoints, n)."""
+    d, n, frames = 20, 8000, 9
+    for number, peak in enumerate((2, 5, 6)):
+        draw = seeding.generator(number, "film")
+        x = 1.0 - 2.0 * torch.randint(2, (n, d), generator=draw)
+        support = torch.randperm(d, generator=draw)[:5]
+        film = []
+        for frame in range(frames):
+            learned = torch.sigmoid(torch.tensor(2.0 * (frame - peak)))  # how much of the parity it computes
+            bits = 0.12 * math.exp(-((frame - peak) ** 2)) * x[:, support].sum(1)
+            left_over = 0.02 * x @ torch.randn(d, generator=draw)  # from the random start
+            film.append((learned * x[:, support].prod(1) + bits + (1 - learned) * left_over).clamp(-1, 1))
+        picked = int(pick(torch.stack(film), x))
+        need(0 <= picked < frames, f"there are {frames} checkpoints, 0 to {frames - 1}; it picks number {picked}")
+        message = f"in a film made up for this check the support shows most at checkpoint {peak}; it picks {picked}"
+        need(picked == peak, message)
+
+
+# Chapter 4: curriculum extraction
+
+
+@exercise
+def check_three_stages(three_stages: Callable) -> None:
+    """`three_stages(teacher, checkpoint)`: hidden layer for 100 steps, checkpoint for 200, final output."""
+    teacher, checkpoint = MLP(4, 8), MLP(4, 8)
+    plan = three_stages(teacher, checkpoint)
+    need_outputs(plan, (100, 200, None), (None, checkpoint, teacher))
+    first = plan.stages[0].signal
+    message = f"stage 1 should match the hidden layer of the final teacher; it matches {first}"
+    need(isinstance(first, Hidden) and first.teacher is teacher, message)
+
+
+@exercise
+def check_projection(projection: Callable) -> None:
+    """`projection(hidden, width, generator)`: a matrix (width, teacher_width); see `kdutils.projections`."""
+    width, teacher_width = 16, 64
+    hidden = torch.randn(2000, teacher_width, generator=seeding.generator(0, "hidden"))
+    drawn = [projection(hidden, width, seeding.generator(seed, "projection")) for seed in (0, 0, 1, 2)]
+    p, again, *others = drawn
+    message = f"expected a matrix ({width}, {teacher_width}), student by teacher, not {tuple(p.shape)}"
+    need(p.shape == (width, teacher_width), message)
+    need(torch.equal(p, again), "the same generator state must give the same matrix: draw from `generator` alone")
+    need(not all(torch.equal(p, other) for other in others), "another seed should give another matrix")
+    rank = int(torch.linalg.matrix_rank(p))
+    need(rank == width, f"only {rank} of its {width} outputs are independent: no output may repeat others")
+    size = torch.stack([(hidden @ q.T).square().mean() for q in drawn]).mean() / hidden.square().mean()
+    need(0.5 < size < 2, f"its outputs should be about as large as its inputs; their mean square is {size:.2g} times")
+
+
+def _counted(d: int, student: int, teacher: int) -> int:
+    """Operations of one sample in a hidden stage, as torch counts them."""
+    network, wide, p, x = MLP(d, student), MLP(d, teacher), torch.ones(student, teacher), torch.ones(1, d)
+
+    def step() -> None:
+        with torch.no_grad():
+            target = wide.act(wide.hidden(x)) @ p.T
+        (network.act(network.hidden(x)) - target).square().sum().backward()
+
+    return cost.flops(step)[1]
+
+
+@exercise
+def check_flops(flops: Callable) -> None:
+    """`flops(d, student, teacher)`: matrix-product operations a sample of a hidden stage costs (batch 1, one seed)."""
+    for d, student, teacher in ((10, 4, 32), (7, 16, 64)):
+        counted, mine = _counted(d, student, teacher), int(flops(d, student, teacher))
+        message = f"d={d}, student {student}, teacher {teacher}: torch counts {counted:,} operations, you {mine:,}"
+        need(mine == counted, message)
+
+
+@exercise
+def check_sweep(sweep: Callable) -> None:
+    """`sweep(loss_at)`: {weight: loss}, at least four weights, at most ten times apart, the best not at an edge."""
+    for best in (0.004, 0.2, 30.0):
+        calls = []
+
+        def loss_at(weight: float, best: float = best, calls: list = calls) -> float:
+            calls.append(weight)
+            return math.log(weight / best) ** 2
+
+        found = sweep(loss_at)
+        weights = sorted(found)
+        need(len(calls) <= 20, f"{len(calls)} calls, each of which trains an arm: 20 must do")
+        need(len(weights) >= 4, f"{len(weights)} weights are too few: try at least four")
+        need(all(close(found[w], math.log(w / best) ** 2) for w in weights), "report what `loss_at` said")
+        need(len(set(calls)) == len(weights), "report every weight that was tried, not only some")
+        apart = max(b / a for a, b in pairwise(weights))
+        need(apart <= 10.001, f"two neighbouring weights are {apart:.0f} times apart: a best one could hide between")
+        inner = min(found, key=found.get) not in (weights[0], weights[-1])
+        need(inner, f"where {best} would be best, your best weight is at the edge of your sweep: it may lie outside")

@@ -1,0 +1,265 @@
+// A small drawing kit (axes, lines, bars, labelled controls) and the three explorers made with it.
+// Each is given plain data and an element to fill. Nothing is fetched and nothing is computed but ratios.
+
+const DRAWN = new Set(["svg", "g", "path", "line", "rect", "circle", "text"]);
+
+/** An element with attributes, listeners (functions) and children; nothing is made of null. */
+function make(tag, attributes = {}, ...children) {
+  const e = DRAWN.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") e.addEventListener(name, value);
+    else if (value != null && value !== false) e.setAttribute(name, value === true ? "" : value);
+  }
+  e.append(...children.filter((child) => child != null));
+  return e;
+}
+
+const whole = (v) => Math.round(v).toLocaleString("en");
+const short = (v) => (v >= 1e6 ? `${+(v / 1e6).toPrecision(3)}M` : v >= 1e3 ? `${+(v / 1e3).toPrecision(3)}k` : `${+v.toPrecision(3)}`);
+const percent = (v) => `${Math.round(100 * v)}\u00a0%`;
+const mean = (values) => values.reduce((a, b) => a + b, 0) / values.length;
+const largest = (values) => values.flat(Infinity).reduce((a, b) => Math.max(a, b), 0);
+const paint = (look) => ({ class: "kd-ink", style: `--c:${look.colour}` });
+const dashes = (look, width) => look.dash.map((d) => d * width).join(" ") || null;
+
+function ticks(low, high, count, log) {
+  if (log) {
+    const powers = [...Array(12).keys()].flatMap((p) => [1, 2, 5].map((m) => m * 10 ** p));
+    return powers.filter((v) => v >= low && v <= high);
+  }
+  const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * [1, 2, 5, 10].find((m) => m * power >= rough);
+  const first = Math.ceil(low / step - 1e-9);
+  return [...Array(Math.floor(high / step + 1e-9) - first + 1).keys()].map((i) => +((first + i) * step).toPrecision(12));
+}
+
+/** Axes that fill their column. `show(marks, heading, description)` draws; marks are functions of the two scales. */
+function chart({ x, y, xlabel, ylabel, height = 190, log = false, named = null }) {
+  const heading = make("div", { class: "kd-heading" }), svg = make("svg", { role: "img" });
+  const host = make("div", { class: "kd-chart" }, heading, svg);
+  const full = height;
+  let marks = [];
+  const draw = () => {
+    const width = Math.max(host.clientWidth, 120), [left, right, top, bottom] = [46, 12, 8, 38];
+    height = width < 340 ? 0.8 * full : full; // a phone
+    const lift = log ? Math.log10 : (v) => v;
+    const sx = (v) => left + ((v - x[0]) / (x[1] - x[0])) * (width - left - right);
+    const sy = (v) => height - bottom - ((lift(v) - lift(y[0])) / (lift(y[1]) - lift(y[0]))) * (height - top - bottom);
+    const text = (label, px, py, anchor, more = {}) => make("text", { x: px, y: py, "text-anchor": anchor, ...more }, label);
+    const across = named ?? ticks(x[0], x[1], width / 70, false).map((v) => [v, short(v)]);
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    svg.setAttribute("height", height);
+    svg.replaceChildren(
+      ...ticks(y[0], y[1], (height - bottom) / 36, log).flatMap((v) => [
+        make("line", { class: "kd-grid", x1: left, x2: width - right, y1: sy(v), y2: sy(v) }),
+        text(short(v), left - 6, sy(v) + 4, "end"),
+      ]),
+      ...across.map(([v, label]) => text(label, sx(v), height - bottom + 16, "middle")),
+      text(xlabel, (left + width - right) / 2, height - 5, "middle", { class: "kd-axis" }),
+      text(ylabel, 11, (height - bottom + top) / 2, "middle", { class: "kd-axis", transform: `rotate(-90 11 ${(height - bottom + top) / 2})` }),
+      ...marks.flatMap((mark) => mark({ sx, sy, floor: height - bottom, top, left, end: width - right })),
+    );
+  };
+  new ResizeObserver(draw).observe(host);
+  const show = (drawn, title, description) => {
+    marks = drawn;
+    heading.replaceChildren(...title);
+    svg.setAttribute("aria-label", description);
+    draw();
+  };
+  return { host, show };
+}
+
+const line = (x, y, look, width = 2.2, opacity = 1) => ({ sx, sy }) =>
+  make("path", { ...paint(look), d: "M" + x.map((v, i) => `${sx(v).toFixed(1)},${sy(y[i]).toFixed(1)}`).join("L"),
+    fill: "none", "stroke-width": width, "stroke-dasharray": dashes(look, width), opacity });
+const band = (x, low, high, look) => ({ sx, sy }) => {
+  const edge = (ys) => x.map((v, i) => `${sx(v).toFixed(1)},${sy(ys[i]).toFixed(1)}`);
+  return make("path", { ...paint(look), class: "kd-ink kd-band", d: `M${[...edge(high), ...edge(low).reverse()].join("L")}Z` });
+};
+const rule = (x) => ({ sx, floor, top }) => make("line", { class: "kd-rule", x1: sx(x), x2: sx(x), y1: top, y2: floor });
+const level = (y) => ({ sy, left, end }) => make("line", { class: "kd-rule", x1: left, x2: end, y1: sy(y), y2: sy(y) });
+const dot = (x, y, look, radius = 5, opacity = 1) => ({ sx, sy }) =>
+  make("circle", { ...paint(look), class: "kd-ink kd-dot", cx: sx(x), cy: sy(y), r: radius, opacity });
+
+/** One bar a bit; the support has its own colour and a mark below the axis; the grey strip is sampling noise. */
+const bars = (values, data, noise) => ({ sx, sy, floor, left, end }) => [
+  noise ? make("rect", { class: "kd-noise", x: left, width: end - left, y: sy(noise), height: floor - sy(noise) }) : null,
+  ...values.map((value, bit) => {
+    const on = data.support.includes(bit), wide = (sx(1) - sx(0)) * 0.76;
+    const look = { class: "kd-ink kd-bar", style: `--c:${on ? data.colours.on : data.colours.off}`, "data-on": on || null };
+    return make("rect", { ...look, x: sx(bit) - wide / 2, width: wide, y: sy(value), height: Math.max(0, floor - sy(value)) });
+  }),
+  ...data.support.map((bit) => make("rect", { class: "kd-mark", x: sx(bit - 0.38), width: sx(bit + 0.38) - sx(bit - 0.38), y: floor + 1, height: 3 })),
+].filter(Boolean);
+
+function select(label, names, chosen, changed) {
+  const options = names.map((name, i) => make("option", { value: i, selected: i === chosen }, name));
+  const list = make("select", { change: () => changed(+list.value) }, ...options);
+  return { host: make("label", { class: "kd-field" }, make("span", {}, label), list), list };
+}
+
+function slider(label, last, at, said, moved) {
+  const now = make("span", { class: "kd-now", "aria-hidden": "true" });
+  const input = make("input", { type: "range", min: 0, max: last, step: 1, value: at });
+  const told = () => {
+    now.textContent = said(+input.value);
+    input.setAttribute("aria-valuetext", now.textContent);
+  };
+  input.addEventListener("input", () => (told(), moved()));
+  told();
+  return { host: make("label", { class: "kd-field kd-slide" }, make("span", {}, label, " ", now), input), input, told };
+}
+
+/** A swatch with words: a line `width` thick, or a block. */
+const key = (look, words, width = 2.4) => {
+  const drawn = width
+    ? make("line", { ...paint(look), x1: 1, x2: 27, y1: 6, y2: 6, "stroke-width": width, "stroke-dasharray": dashes(look, width) })
+    : make("rect", { ...paint(look), class: "kd-ink kd-bar", x: 0, y: 0, width: 12, height: 12 });
+  return make("span", { class: "kd-key" }, make("svg", { style: `width: ${width ? 28 : 12}px`, height: 12, "aria-hidden": "true" }, drawn), words);
+};
+const bitKeys = (data) => [["on", "on the support"], ["off", "off the support"]].map(([side, words]) => key({ colour: data.colours[side], dash: [] }, words, 0));
+const strong = (words) => make("strong", {}, words);
+
+/** What is shown in words, for everybody and for screen readers; it waits until the controls rest. */
+function status() {
+  const host = make("p", { role: "status", class: "kd-status" });
+  let timer;
+  const write = (sentences) => host.replaceChildren(...sentences.map((words) => make("span", {}, words)));
+  return { host, say: (...sentences) => (clearTimeout(timer), (timer = setTimeout(write, 250, sentences))) };
+}
+
+const sides = (values, support) => {
+  const [on, off] = [true, false].map((side) => mean(values.filter((_, bit) => support.includes(bit) === side)));
+  return { on, off, ratio: on / off };
+};
+const bitAxes = (data, high, ylabel, height = 160) => chart({ x: [-0.7, data.bits - 0.3], y: [0, high * 1.05], xlabel: "bit", ylabel, height });
+/** Axes for curves of accuracy: `runs` hold all that will be drawn, and one may lie below one half. */
+const accuracy = (runs, height = 210) => {
+  const low = Math.min(0.4, ...runs.flatMap((run) => run.y ?? run.curves.flat()));
+  const end = largest(runs.map((run) => run.x));
+  return chart({ x: [0, end], y: [Math.floor(10 * low) / 10, 1.02], xlabel: "training samples", ylabel: "held-out accuracy", height });
+};
+
+function player(data, el) {
+  data.bits = data.arms[0].weights[0].length;
+  const names = data.arms.map((arm) => arm.name), last = data.steps.length - 1, shown = [...data.start];
+  const top = accuracy(data.arms);
+  const [heavy, loud] = ["weights", "spectrum"].map((part) => largest(data.arms.map((arm) => arm[part])));
+  const columns = [0, 1].map(() => ({ weights: bitAxes(data, heavy, "weight, r.m.s."), spectrum: bitAxes(data, loud, "|degree-1|") }));
+  const words = status(), keys = make("p", { class: "kd-keys" });
+  const lists = ["First arm", "Second arm"].map((label, i) => select(label, names, shown[i], (v) => ((shown[i] = v), draw())));
+  const frames = data.arms[shown[0]].spectrum.map((values) => sides(values, data.support).on); // begin where it is loudest
+  const scrub = slider("Step", last, frames.indexOf(Math.max(...frames)), (i) => `${whole(data.steps[i])} (${whole(data.steps[i] * data.batch)} samples)`, () => (stop(), draw()));
+  const play = make("button", { type: "button", click: () => (timer ? stop() : start()) }, "Play");
+  let timer = null;
+  const stop = () => { clearInterval(timer); timer = null; play.textContent = "Play"; };
+  const start = () => {
+    if (+scrub.input.value === last) scrub.input.value = 0;
+    play.textContent = "Pause";
+    timer = setInterval(() => { scrub.input.value = +scrub.input.value + 1; scrub.told(); draw(); if (+scrub.input.value === last) stop(); }, 350);
+  };
+  const draw = () => {
+    const frame = +scrub.input.value, step = data.steps[frame], arms = shown.map((i) => data.arms[i]), said = [];
+    top.show(
+      [rule(step * data.batch), ...arms.map((arm) => line(arm.x, arm.y, arm)), ...arms.map((arm) => dot(step * data.batch, arm.at[frame], arm))],
+      [strong("The student's accuracy"), `, seed ${data.seed}`], `Held-out accuracy against training samples: ${arms.map((arm) => arm.name).join(" and ")}.`);
+    keys.replaceChildren(...arms.map((arm) => key(arm, arm.name)), ...bitKeys(data));
+    arms.forEach((arm, i) => {
+      const stage = Math.max(0, arm.stages.findIndex(([, first, end]) => step <= end && (step > first || first === 0)));
+      const w = sides(arm.weights[frame], data.support), c = sides(arm.spectrum[frame], data.support);
+      const both = (part, s) => `${arm.name}: ${part} on the support ${s.on.toFixed(3)}, off it ${s.off.toFixed(3)}, on average.`;
+      columns[i].weights.show([bars(arm.weights[frame], data)], [strong(`${arm.name}: `), "first-layer weights"], both("first-layer weights", w));
+      columns[i].spectrum.show([bars(arm.spectrum[frame], data, data.noise)], [strong(`${arm.name}: `), "degree-1 spectrum of the output"], both("degree-1 coefficients", c));
+      said.push(`${arm.name} (learning rate ${arm.rate}): stage ${stage + 1} of ${arm.stages.length}, ${arm.stages[stage][0].replaceAll("`", "")}; accuracy ${percent(arm.at[frame])}; ` +
+        `weights on the support ${w.ratio.toFixed(1)} times those off it, coefficients ${c.ratio.toFixed(1)} times.`);
+    });
+    words.say(`Step ${whole(step)}.`, ...said);
+  };
+  const charts = ["weights", "spectrum"].flatMap((part) => columns.map((column) => column[part].host));
+  el.append(make("div", { class: "kd-controls" }, ...lists.map((l) => l.host)), make("div", { class: "kd-controls" }, play, scrub.host),
+    top.host, keys, make("div", { class: "kd-columns" }, ...charts), words.host);
+  draw();
+  return stop;
+}
+
+function picker(data, el) {
+  data.bits = data.stops[0].spectrum.length;
+  const { teacher, reference } = data, plain = { ...data.student, dash: [] }, words = status();
+  const film = chart({ x: [0, teacher.x.at(-1)], y: [0.4, 1.02], xlabel: "teacher's step", ylabel: "accuracy", height: 160 });
+  const spectrum = bitAxes(data, largest(data.stops.map((s) => s.spectrum)), "|degree-1|", 210), curve = accuracy([...data.stops, reference]);
+  const pick = slider("Teacher checkpoint", data.stops.length - 1, data.start, (i) => `step ${whole(data.stops[i].step)}`, () => draw());
+  const draw = () => {
+    const now = data.stops[+pick.input.value], s = sides(now.spectrum, data.support);
+    const marks = data.stops.map((stop) => dot(stop.step, stop.accuracy, teacher, stop === now ? 6 : 3.5, stop === now ? 1 : 0.55));
+    film.show([rule(now.step), line(teacher.x, teacher.y, teacher, 1.8), ...marks], [strong("The teacher"), `, accuracy ${percent(now.accuracy)}`],
+      `The teacher's accuracy along its training; at step ${whole(now.step)} it is ${percent(now.accuracy)}.`);
+    spectrum.show([bars(now.spectrum, data, data.noise)], [strong("The checkpoint: "), "degree-1 spectrum"],
+      `Degree-1 coefficients of the checkpoint: ${s.on.toFixed(3)} on the support, ${s.off.toFixed(3)} off it, on average.`);
+    const others = data.stops.filter((stop) => stop !== now).map((stop) => line(stop.x, stop.y, plain, 1, 0.5));
+    const end = now.reached === null ? `not at ${percent(data.threshold)} by ${whole(data.budget)} samples` : `${percent(data.threshold)} after ${whole(now.reached)} samples`;
+    curve.show([level(data.threshold), ...others, line(reference.x, reference.y, reference, 1.6), line(now.x, now.y, plain, 2.6)], [strong("Its student: "), end],
+      `Held-out accuracy of the student trained through this checkpoint: ${end}.`);
+    words.say(`Checkpoint at step ${whole(now.step)}: accuracy ${percent(now.accuracy)}; degree-1 coefficients ${s.on.toFixed(3)} on the support, ${s.off.toFixed(3)} off it, on average.`,
+      `The student that went through it (seed ${data.seed}): ${end}.`);
+  };
+  const keys = [key(plain, "through this checkpoint", 3), key(plain, "through another one", 1), key(reference, "final teacher only", 1.6), ...bitKeys(data)];
+  el.append(make("div", { class: "kd-controls" }, pick.host), film.host, make("div", { class: "kd-columns" }, spectrum.host, curve.host), make("p", { class: "kd-keys" }, ...keys), words.host);
+  draw();
+}
+
+function projections(data, el) {
+  const names = data.projections.map((p) => p.name), words = status(), keys = make("p", { class: "kd-keys" });
+  const lengths = [...new Set(data.arms.map((arm) => arm.steps))].sort((a, b) => a - b);
+  const chosen = { projection: 0, seed: 0 };
+  const found = data.arms.flatMap((arm) => [...arm.times.values, arm.times.limit]).filter((v) => v !== null);
+  const curve = accuracy(data.arms, 240);
+  const race = chart({ x: [-0.5, lengths.length - 0.5], y: [Math.min(...found) / 1.4, Math.max(...found) * 1.3], log: true, height: 240,
+    xlabel: "steps of the hidden stage", ylabel: `samples to ${percent(data.threshold)}`, named: lengths.map((steps, i) => [i, whole(steps)]) });
+  const which = select("Projection", names, 0, (v) => { chosen.projection = v; fit(); draw(); });
+  const long = slider("Steps of the hidden stage", 0, 0, (i) => whole(options()[i].steps), () => draw());
+  const seed = select("Student", ["all seeds", ...data.arms[0].seeds.map((s) => `seed ${s}`)], 0, (v) => ((chosen.seed = v), draw()));
+  function options() { return data.arms.filter((arm) => arm.projection === chosen.projection); }
+  function fit() { // the slider stops where runs were recorded, and stays at the nearest length
+    const before = long.steps ?? lengths[Math.floor(lengths.length / 2)], near = options().map((arm) => Math.abs(arm.steps - before));
+    long.input.max = near.length - 1;
+    long.input.disabled = near.length === 1;
+    long.input.value = near.indexOf(Math.min(...near));
+    long.told();
+  }
+  const show = (v, limit) => (v === null ? `more than ${whole(limit)}` : whole(v));
+  const draw = () => {
+    const now = options()[+long.input.value], look = data.projections[now.projection], t = now.times, one = chosen.seed - 1;
+    long.steps = now.steps;
+    const faint = data.arms.filter((arm) => arm !== now).map((arm) => line(arm.x, arm.median, data.projections[arm.projection], 1, 0.3));
+    const mine = one < 0 ? [band(now.x, now.low, now.high, look), line(now.x, now.median, look, 2.6)] : [line(now.x, now.median, look, 1.2, 0.7), line(now.x, now.curves[one], look, 2.6)];
+    const name = `${look.name}, ${whole(now.steps)} steps`;
+    const result = one < 0 ? `${show(t.median, t.limit)} [${show(t.low, t.limit)}, ${show(t.high, t.limit)}] samples to ${percent(data.threshold)}` : `${show(t.values[one], t.limit)} samples to ${percent(data.threshold)}`;
+    curve.show([level(data.threshold), ...faint, ...mine], [strong(name), one < 0 ? "" : `, seed ${now.seeds[one]}`], `Held-out accuracy of ${name}, among all recorded runs.`);
+    const spots = data.arms.flatMap((arm) => {
+      const shade = data.projections[arm.projection], bold = arm === now, x = lengths.indexOf(arm.steps) + ((arm.projection + 0.5) / names.length - 0.5) * 0.6;
+      const end = (v) => v ?? arm.times.limit;
+      const open = arm.times.median === null; // an open ring: half or more did not finish
+      return [line([x, x], [end(arm.times.low), end(arm.times.high)], { ...shade, dash: [] }, bold ? 4 : 2, bold ? 1 : 0.6),
+        ({ sx, sy }) => make("circle", { ...paint(shade), class: `kd-ink ${open ? "kd-ring" : "kd-dot"}`, cx: sx(x), cy: sy(end(arm.times.median)), r: bold ? 7 : 4 }),
+        bold && one >= 0 ? ({ sx, sy }) => make("rect", { class: "kd-mark", x: sx(x) - 9, width: 18, y: sy(end(t.values[one])) - 1.5, height: 3 }) : null];
+    }).filter(Boolean);
+    race.show(spots, [strong("All recorded runs"), ", median and 90 % interval"], `Samples to ${percent(data.threshold)} of every projection and length; the chosen one needs ${result}.`);
+    const done = t.values.filter((v) => v !== null).length;
+    words.say(`${name}, learning rate ${now.rate}: ${one < 0 ? `${result}, median of ${now.seeds.length} seeds and 90 % interval` : `seed ${now.seeds[one]} needs ${result}`}.`, `${done} of ${now.seeds.length} seeds finished.`);
+  };
+  const censored = data.arms.some((arm) => arm.times.median === null);
+  keys.append(...data.projections.map((p) => key(p, p.name)), ...(censored ? ["open ring: half or more of the seeds did not finish"] : []));
+  el.append(make("div", { class: "kd-controls" }, which.host, seed.host, long.host), make("div", { class: "kd-columns" }, curve.host, race.host), keys, words.host);
+  fit();
+  draw();
+}
+
+const KINDS = { "Curriculum player": player, "Checkpoint picker": picker, "Projection lab": projections };
+
+function render({ model, el }) {
+  const kind = model.get("kind"), host = make("section", { class: "kd-explorer", "aria-label": kind }, make("p", { class: "kd-title" }, kind));
+  el.append(host);
+  return KINDS[kind](JSON.parse(model.get("payload")), host);
+}
+export default { render };

@@ -1,0 +1,134 @@
+"""The explorers, driven by keys and lists, wide and on a phone: what they show is what they carry."""
+
+import json
+
+import numpy as np
+import pytest
+from test_site import SITE, pages, parsed
+
+from kdutils import curriculum, explorers, profiles, projections
+from kdutils.lab import ParityLab
+from kdutils.store import Store
+
+pytestmark = pytest.mark.skipif(not SITE.exists(), reason=f"no site at {SITE.name}: run `make site` first")
+WHERE = {"Checkpoint picker": "03_progressive", "Curriculum player": "04_extraction", "Projection lab": "lab"}
+TINY = {
+    "d": 6, "k": 2, "teacher_width": 64, "teacher_steps": 300, "keep_every": 300, "student_width": 24, "batch": 32,
+    "steps": 120, "evaluate_every": 10, "tuning_seeds": [100], "learning_rates": [1.0],
+}  # fmt: skip
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Projection lab</title><style>body { margin: 16px; } %s</style><main></main><script type="module">%s
+const data = %s; render({ model: { get: (name) => data[name] }, el: document.querySelector("main") });</script>"""
+
+
+@pytest.fixture(scope="module")
+def lab_page(tmp_path_factory):
+    """A page of its own for a projection lab of tiny arms."""
+    folder = tmp_path_factory.mktemp("lab")
+    lab = ParityLab(
+        profiles.load("parity", "smoke", device="cpu", seeds=[1, 2, 3], overrides=TINY), Store(folder / "runs")
+    )
+    teacher = lab.teacher().network()
+    kinds = {"gaussian": projections.gaussian, "neurons": projections.neurons}
+    places = [("gaussian", 5), ("gaussian", 40), ("neurons", 10), ("neurons", 20)]
+    arms = {(name, n): lab.arm(curriculum.extracted(teacher, steps=n, projection=kinds[name])) for name, n in places}
+    widget = explorers.projection_lab(arms)
+    script = str(widget._esm).replace("export default", "//")
+    model = json.dumps({"kind": widget.kind, "payload": widget.payload})
+    page = folder / "lab.html"
+    page.write_text(PAGE % (widget._css, script, model), encoding="utf-8")
+    return page, widget.data
+
+
+@pytest.fixture(scope="module")
+def data(lab_page):
+    """What each explorer carries, by page."""
+    found = {"lab": lab_page[1]}
+    for page in pages():
+        for script in parsed(page).find_all("script", type="application/vnd.jupyter.widget-state+json"):
+            for model in json.loads(script.string)["state"].values():
+                if "payload" in model["state"]:
+                    found[page.stem] = json.loads(model["state"]["payload"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def driven(browse, lab_page):
+    return browse(
+        "explore.mjs", *(page for page in pages() if explorers.__name__ in page.read_text("utf-8")), lab_page[0]
+    )
+
+
+def seen(driven, kind):
+    """The reports on the one explorer of a kind: at a desktop's width and a phone's."""
+    reports = [report for report in driven if report["kind"] == kind and report["page"] == WHERE[kind]]
+    assert [report["width"] for report in reports] == [1280, 360], f"no {kind}: execute the chapter again"
+    return reports
+
+
+@pytest.mark.parametrize("kind", WHERE)
+def test_every_control_moves_what_is_drawn_and_said(driven, kind):
+    for report in seen(driven, kind):
+        assert report["errors"] == [] and report["start"]["fits"] and report["start"]["words"]
+        before = report["start"]
+        for step in report["steps"]:
+            place = f"{kind} at {report['width']} px: {step['control']}, {step['action']}"
+            assert step["control"] and step["fits"], place
+            moved = step["drawn"] != before["drawn"] or step["said"] != before["said"]
+            assert moved or step["action"] in ("Home", "End", "stop"), place
+            assert (step["words"] != before["words"]) == moved or step["control"] == "Play", place
+            before = step
+        labels = {step["control"] for step in report["steps"]}
+        assert len(labels) == {"Checkpoint picker": 1, "Curriculum player": 4, "Projection lab": 3}[kind], labels
+
+
+def test_player_shows_its_numbers(driven, data):
+    numbers = data["04_extraction"]
+    first, second = (numbers["arms"][i] for i in numbers["start"])
+    for report in seen(driven, "Curriculum player"):
+        ends = [step for step in report["steps"] if step["control"] == "Step" and step["action"] == "End"]
+        other = next(s["action"] for s in reversed(report["steps"]) if s["control"] == "Second arm")
+        chosen = next(s["action"] for s in reversed(report["steps"]) if s["control"] == "First arm")
+        arms = [next(arm for arm in numbers["arms"] if arm["name"] == name) for name in (chosen, other)]
+        assert len(ends) == 1 and ends[0]["words"].startswith(f"Step {numbers['steps'][-1]:,}.")
+        for arm in arms:
+            assert f"accuracy {100 * arm['at'][-1]:.0f} %" in ends[0]["words"]
+        bars = [np.array(chart) for chart in ends[0]["bars"] if chart]
+        shown = [arm[part][-1] for part in ("weights", "spectrum") for arm in arms]
+        highest = [np.max([arm[part] for arm in numbers["arms"]]) for part in ("weights", "spectrum") for _ in arms]
+        for heights, values, high in zip(bars, shown, highest, strict=True):
+            assert len(heights) == len(values)
+            full = heights.max() / np.max(values) * high  # the height of the largest value there is
+            np.testing.assert_allclose(heights / full, np.array(values) / high, atol=0.01)
+        started = report["start"]["words"]
+        assert first["name"] in started and second["name"] in started
+
+
+def test_picker_shows_its_numbers(driven, data):
+    numbers = data["03_progressive"]
+    for report in seen(driven, "Checkpoint picker"):
+        keys = dict(zip(("Home", "ArrowRight", "End"), report["steps"], strict=True))
+        for action, place in (("Home", 0), ("ArrowRight", 1), ("End", -1)):
+            stop, shown = numbers["stops"][place], keys[action]
+            assert f"step {stop['step']:,}" in shown["words"] and shown["said"] == [f"step {stop['step']:,}"]
+            result = "not at 95 %" if stop["reached"] is None else f"after {stop['reached']:,.0f} samples"
+            assert result in shown["words"] and result in shown["headings"][2]
+            heights, values = (np.array(v) for v in (shown["bars"][1], stop["spectrum"]))
+            np.testing.assert_allclose(heights / heights.max(), values / values.max(), atol=0.01)
+
+
+def test_lab_shows_its_numbers(driven, data):
+    numbers = data["lab"]
+    near, far = numbers["arms"][-2:]
+    for report in seen(driven, "Projection lab"):
+        chosen = next(step for step in report["steps"] if step["action"] == "neurons")
+        assert chosen["said"] == ["10"], "the slider stops only where a run was recorded"
+        assert chosen["words"].startswith(f"neurons, 10 steps, learning rate 1: {near['times']['median']:,.0f} [")
+        seeds = [step for step in report["steps"] if step["control"] == "Student"]
+        for step, value in zip(seeds, near["times"]["values"], strict=True):
+            assert f"{step['action']} needs {value:,.0f} samples" in step["words"]
+        end = report["steps"][-1]
+        assert (end["control"], end["action"], end["said"]) == ("Steps of the hidden stage", "End", ["20"])
+        assert (
+            f"neurons, 20 steps, learning rate 1: seed 3 needs {far['times']['values'][2]:,.0f} samples" in end["words"]
+        )

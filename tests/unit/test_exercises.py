@@ -1,0 +1,182 @@
+"""Exercises: every solution passes its check, every stub and typical mistake fails with one clear line."""
+
+import functools
+import sys
+from pathlib import Path
+
+import jupytext
+import pytest
+
+from kdutils.exercises import Wrong, exercise, need
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import exercises  # noqa: E402
+
+CHAPTERS = sorted(path.stem for path in (ROOT / "book" / "exercises").glob("*.md"))
+EXERCISES = [(chapter, number) for chapter in CHAPTERS for number in range(len(exercises.read(chapter)))]
+
+# What the solutions of a chapter find on their page: its settings in small, its cells with these words, and more.
+TINY = {
+    "02_one_shot": {"d": 12, "k": 4, "teacher_width": 256, "teacher_steps": 600, "keep_every": 20, "held_out": 512},
+    "07_transformers": {"steps": 12, "hidden_steps": [4], "batch": 4, "held_out": 16, "evaluate_every": 6},
+    "08_grammar": {"steps": 12, "hidden_steps": 3, "batch": 4, "held_out": 16, "evaluate_every": 6},
+}
+TINY["03_progressive"] = {**TINY["02_one_shot"], "steps": 40, "student_width": 8}
+CELLS = {
+    "02_one_shot": ("lab.teacher()",),
+    "03_progressive": ("lab.teacher()", "def through"),
+    "04_extraction": (),
+}
+MORE = {
+    "02_one_shot": "x, _ = lab.task.sample(8000, seeding.generator(0, 'probe'))",
+    "03_progressive": "best = 10",
+    "07_transformers": "teacher = lab.make_teacher()",
+    "08_grammar": "teacher, steps = lab.make_teacher(), cfg.hidden_steps\n"
+    "layers = curriculum.paired_blocks(cfg.layers, cfg.layers)\n"
+    "hidden = {'positions': 'tokens', 'normalise': 'position'}",
+}
+
+
+@functools.cache
+def page(chapter):
+    """What a reader's kernel holds at the end of a chapter, as far as its exercises need it."""
+    text = jupytext.read(ROOT / "book" / "text" / f"{chapter}.md", fmt="md:myst")
+    first, *cells = [cell.source for cell in text.cells if cell.cell_type == "code"]
+    names = {"profile": "smoke", "device": "cpu", "seeds": None, "overrides": TINY.get(chapter, {})}
+    exec(first.replace("%pip", "pass  #"), names)
+    words = ("profiles.start", *CELLS.get(chapter, ())) if chapter in MORE else ()
+    for source in cells:
+        if any(word in source for word in words):
+            exec(source, names)
+    exec(MORE.get(chapter, ""), names)
+    return names
+
+
+@pytest.mark.parametrize(("chapter", "number"), EXERCISES)
+def test_solution_passes_its_check(chapter, number, capsys):
+    exec(exercises.read(chapter)[number].solution, dict(page(chapter)))
+    assert capsys.readouterr().out.splitlines()[-1] == "correct"
+
+
+@pytest.mark.parametrize(("chapter", "number"), EXERCISES)
+def test_stub_fails_its_check_with_one_line(chapter, number):
+    with pytest.raises(Wrong, match=r"^\w+ returns nothing yet: write its body$"):
+        exec(exercises.read(chapter)[number].stub, dict(page(chapter)))
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_text_holds_the_exercises_of_their_source(chapter):
+    text = (ROOT / "book" / "text" / f"{chapter}.md").read_text(encoding="utf-8")
+    assert text == exercises.written(chapter), "run `python tools/exercises.py`"
+
+
+# (chapter, exercise, a part of its solution, a typical mistake in its place, what the check has to say)
+MISTAKES = [
+    ("01", 1, "< 0", "> 0", "nothing but +1 has the product +1"),
+    ("01", 1, ".prod(1)", ".sum(1)", "flipping bit"),
+    ("01", 2, "/ len(x) ** 0.5", "/ len(x)", "should cover the truth 95 %"),
+    ("01", 2, "products.mean(0)", "products.sum(0)", "has coefficients 1/2"),
+    (
+        "01",
+        3,
+        "squares[inside].mean() / squares[~inside]",
+        "squares[~inside].mean() / squares[inside]",
+        "ratio is only",
+    ),
+    ("01", 3, "    (gradient,)", "    network.hidden.weight.data *= 2\n    (gradient,)", "leave the network's weights"),
+    ("02", 1, "temperature**2 * ", "", "not vanish or grow"),
+    ("02", 1, ".sum(1).mean()", ".sum()", "same loss"),
+    ("02", 1, "teacher.exp() * (teacher - student)", "student.exp() * (student - teacher)", "0.1308"),
+    ("02", 2, " - difference.mean(1, keepdim=True)", "", "one row must change nothing"),
+    ("02", 2, "0.5 * ", "", "your limit is"),
+    ("02", 3, "teacher_temperature=4.0, ", "", "temperature is 1.0"),
+    ("02", 4, "sorted(trained.snapshots)", "sorted(trained.snapshots)[-9:]", "go from chance to nearly 1"),
+    ("03", 1, "500", "50", "stage 1 should take 500"),
+    ("03", 2, "(0.6, 0.9)", "(0.6,)", "keys should be 0.6 and 0.9"),
+    (
+        "03",
+        3,
+        "probes.coefficients(outputs.T, x).square().sum(0)",
+        "outputs.square().mean(1)",
+        "shows most at checkpoint",
+    ),
+    ("04", 1, "Output(checkpoint, name", "Output(teacher, name", "stage 2 matches"),
+    ("04", 2, " / few**0.5", "", "as large as its inputs"),
+    ("04", 2, "generator=generator, ", "", "draw from `generator` alone"),
+    ("04", 3, "2 * (2 * d * student)", "3 * (2 * d * student)", "torch counts"),
+    ("04", 4, "(0.01, 0.03, 0.1, 0.3, 1.0)", "(1e-4, 1e-2, 1.0, 100.0)", "times apart"),
+    ("04", 4, "while (best", "if (best", "at the edge of your sweep"),
+    ("07", 1, "(student.norm, student.readout)", "(student.readout,)", "you say"),
+    ("07", 2, " if n * len(layers) < budget", "", "3 fit in 250 steps"),
+    ("07", 2, "{n} steps", "extraction", "name of its own"),
+    ("07", 3, ", 1, cfg.d", ", 2, cfg.d", "have 2 blocks"),
+    ("07", 3, 'f"blocks.{cfg.layers - 1}"', '"blocks.0"', "'top' 'blocks.0'"),
+    ("08", 1, "0.5 if", "1.0 if", "another probability than 1"),
+    ("08", 2, "rate=rate", "rate=0.3", "less there is to go by"),
+    ("08", 2, ".loss", ".loss / np.log(2)", "the optimum is near"),
+    ("08", 3, '"unscaled": {"normalise": "sample"},', "", "2 arms"),
+    ("08", 3, '{"normalise": "sample"}', "{}", "the same stages"),
+    ("09", 1, "-log_probabilities", "log_probabilities", "has that perplexity"),
+    (
+        "09",
+        1,
+        "(-log_probabilities.mean()).exp()",
+        "1 / log_probabilities.exp().mean()",
+        "mean is taken of the logarithms",
+    ),
+    ("09", 2, "list(dict.fromkeys(documents))", "documents", "what is tested was learned"),
+    ("09", 2, "default_rng(0)", "default_rng()", "fix the seed"),
+    ("09", 3, "text.tokenizer(cuts[0]", "text.tokenizer(documents", "has seen the test part"),
+    ("09", 3, "(documents[: -2 * held], ", "(documents[: -held], ", "each document once"),
+]
+
+
+@pytest.mark.parametrize(("chapter", "number", "right", "wrong", "says"), MISTAKES)
+def test_typical_mistake_is_named_in_one_line(chapter, number, right, wrong, says):
+    name = next(c for c in CHAPTERS if c.startswith(chapter))
+    solution = exercises.read(name)[number - 1].solution
+    assert right in solution
+    with pytest.raises(Wrong) as caught:
+        exec(solution.replace(right, wrong), dict(page(name)))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_every_exercise_has_a_typical_mistake():
+    assert {(chapter[:2], number + 1) for chapter, number in EXERCISES} == {mistake[:2] for mistake in MISTAKES}
+
+
+@exercise
+def check_double(double):
+    need(double(2).item() == 4, "twice 2 is 4")
+
+
+def test_errors_become_one_line():
+    def double(x):
+        raise RuntimeError("shapes\ndo not match")
+
+    with pytest.raises(Wrong, match=r"^double stops with RuntimeError: shapes \(call it yourself to see where\)$"):
+        check_double(double)
+    with pytest.raises(
+        Wrong, match=r"^<lambda> returns another kind of thing than its docstring says \(AttributeError"
+    ):
+        check_double(lambda x: 4)
+
+
+def test_a_notebook_shows_the_line_and_no_traceback():
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    shell = InteractiveShell()
+    shell.user_ns["check"] = check_double
+    with capture_output() as shown:
+        shell.run_cell("check(lambda x: ...)")
+    assert shown.stdout.strip() == "Not yet: <lambda> returns nothing yet: write its body"
+
+
+def test_an_exercise_that_is_not_built_to_plan_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(exercises, "BOOK", tmp_path)
+    (tmp_path / "exercises").mkdir()
+    (tmp_path / "exercises" / "99_new.md").write_text("**1 (easy).** No code.\n")
+    with pytest.raises(ValueError, match=r"99_new: not .* '\*\*1 \(easy\)"):
+        exercises.read("99_new")

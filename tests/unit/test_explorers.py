@@ -1,0 +1,210 @@
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from kdutils import curriculum, explorers, plots, probes, profiles, seeding, stats
+from kdutils.ensemble import Ensemble
+from kdutils.explorers import Explorer
+from kdutils.lab import ParityLab
+from kdutils.models import MLP
+from kdutils.parity import SparseParity
+from kdutils.stats import Arm
+from kdutils.store import Store
+from kdutils.training import Run
+
+KDUTILS = Path(explorers.__file__).parent
+MOST = 100_000  # bytes of data in one explorer
+SMALL = {
+    "d": 6, "k": 2, "teacher_width": 64, "teacher_steps": 600, "keep_every": 200, "student_width": 24,
+    "steps": 160, "batch": 32,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> ParityLab:
+    settings = profiles.load("parity", "smoke", device="cpu", seeds=[3, 4], overrides=SMALL)
+    return ParityLab(settings, Store(tmp_path_factory.mktemp("explorers")))
+
+
+@pytest.fixture(scope="module")
+def watched(lab: ParityLab) -> dict[str, Run]:
+    teacher = lab.teacher().network()
+    plans = {"one-shot": curriculum.one_shot(teacher), "extraction": curriculum.extracted(teacher, steps=40)}
+    return {name: lab.watch(plan, 1.0) for name, plan in plans.items()}
+
+
+def plain(explorer: Explorer) -> dict:
+    """Its data, read as a browser would: no NaN, no Infinity."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(explorer.payload, parse_constant=refuse)
+
+
+def film(d: int, snapshots: int, width: int = 4) -> Run:
+    """A student of random curves and weights, kept `snapshots` times."""
+    draw = np.random.default_rng(0)
+    students = Ensemble(partial(MLP, d, width), [1])
+    steps = np.arange(snapshots) * 12_345
+    values = draw.uniform(0.4, 1, (snapshots, 1)).astype(np.float32)
+    kept = {int(step): {n: torch.randn_like(p) for n, p in students.parameters.items()} for step in steps}
+    settings = {"steps": int(steps[-1]), "batch": 64, "curriculum": {"name": "random"}}
+    return Run(
+        steps, steps * 64, steps * 1e6, values, 1 - values, [("output of a teacher", 0, int(steps[-1]))], 1.0, 1, "cpu",
+        settings, "0", students, kept,
+    )  # fmt: skip
+
+
+def test_player_shows_what_the_runs_hold(lab: ParityLab, watched: dict[str, Run]) -> None:
+    data = plain(explorers.curriculum_player(watched, lab.task))
+    assert data["steps"][0] == 0 and data["steps"][-1] == 160 and set(data["steps"]) <= set(range(0, 161, 2))
+    assert (data["batch"], data["seed"], data["support"], data["start"]) == (32, 3, [0, 1], [1, 0])
+    assert data["colours"] == {"on": plots.COLOURS["one-shot"], "off": plots.COLOURS["labels"]}
+    x = lab.task.sample(explorers.PROBE, seeding.generator(0, "probe"))[0]
+    for arm, (name, run) in zip(data["arms"], watched.items(), strict=True):
+        assert (arm["name"], arm["colour"], arm["rate"]) == (name, plots.COLOURS[name], 1.0)
+        assert arm["stages"] == [list(stage) for stage in run.stages]
+        at = dict(zip(run.samples.tolist(), run.accuracy[:, 0].tolist(), strict=True))
+        assert arm["y"] == [round(at[sample], 3) for sample in arm["x"]] and arm["x"][-1] == 160 * 32
+        for frame in (0, 5, len(data["steps"]) - 1):
+            step = data["steps"][frame]
+            network = run.network(step=step)
+            assert arm["at"][frame] == round(at[step * 32], 3)
+            np.testing.assert_allclose(
+                arm["weights"][frame], network.hidden.weight.detach().square().mean(0).sqrt(), atol=6e-4
+            )
+            spectrum = probes.coefficients(probes.signed_output(network)(x), x).abs()
+            np.testing.assert_allclose(arm["spectrum"][frame], spectrum, atol=6e-4)
+
+
+def test_player_starts_with_arms_that_are_there(lab: ParityLab, watched: dict[str, Run]) -> None:
+    only = {"mine": watched["one-shot"]}
+    assert plain(explorers.curriculum_player(only, lab.task))["start"] == [0, 0]
+
+
+def test_player_needs_runs_kept_together(lab: ParityLab, watched: dict[str, Run]) -> None:
+    bare = dataclasses.replace(watched["one-shot"], snapshots={})
+    with pytest.raises(ValueError, match=r"no common step: make them with Lab\.watch"):
+        explorers.curriculum_player({**watched, "bare": bare}, lab.task)
+
+
+def test_still_draws_the_numbers_of_the_player(lab: ParityLab, watched: dict[str, Run]) -> None:
+    player = explorers.curriculum_player(watched, lab.task)
+    figure, (left, right) = plt.subplots(1, 2)
+    explorers.still(player, (left, right))
+    for arm in player.data["arms"]:
+        drawn = [dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True)) for ax in (left, right)]
+        weights, spectrum = np.array(arm["weights"][-1]), np.array(arm["spectrum"][-1])
+        assert drawn[0][arm["name"]].get_ydata()[-1] == pytest.approx(weights[:2].mean() / weights[2:].mean())
+        assert drawn[1][arm["name"]].get_ydata()[-1] == pytest.approx(spectrum[:2].mean())
+    plt.close(figure)
+
+
+def test_picker_shows_what_the_runs_hold(lab: ParityLab, watched: dict[str, Run]) -> None:
+    trained, without = lab.teacher(), watched["one-shot"]
+    students = {600: watched["extraction"], 200: without}
+    data = plain(explorers.checkpoint_picker(trained, students, lab.task, without, first=600))
+    assert [stop["step"] for stop in data["stops"]] == [200, 600] and data["start"] == 1
+    assert data["budget"] == 160 * 32 and data["reference"]["name"] == "one-shot"
+    assert data["teacher"]["colour"] == "currentColor", "black would vanish on a dark page"
+    at = dict(zip(trained.steps.tolist(), trained.accuracy[:, 0].tolist(), strict=True))
+    x = lab.task.sample(explorers.PROBE, seeding.generator(0, "probe"))[0]
+    for stop in data["stops"]:
+        run = students[stop["step"]]
+        assert stop["accuracy"] == round(at[stop["step"]], 3)
+        spectrum = probes.coefficients(probes.signed_output(trained.network(step=stop["step"]))(x), x).abs()
+        np.testing.assert_allclose(stop["spectrum"], spectrum, atol=6e-4)
+        assert stop["y"][-1] == round(float(run.accuracy[-1, 0]), 3)
+        above = run.samples[run.accuracy[:, 0] >= data["threshold"]]
+        assert stop["reached"] == (above[0] if len(above) else None)
+
+
+def test_lab_shows_what_the_arms_hold(fake_run: Callable[..., Run]) -> None:
+    seeds = (1, 2, 3)
+    fast = Arm(fake_run([[0.5] * 3, [0.96, 0.7, 0.8], [0.99, 0.99, 0.9712]], seeds), 1.0, seeds)
+    slow = Arm(fake_run([[0.5] * 3, [0.6, 0.5, 0.5], [0.99, 0.6, 0.9]], seeds), 1.0, seeds)
+    data = plain(explorers.projection_lab({("b", 20): slow, ("a", 5): fast, ("b", 10): fast}))
+    assert [look["name"] for look in data["projections"]] == ["b", "a"]
+    assert [(arm["projection"], arm["steps"]) for arm in data["arms"]] == [(0, 10), (0, 20), (1, 5)]
+    first, second = data["arms"][:2]
+    assert first["curves"] == [[0.5, 0.96, 0.99], [0.5, 0.7, 0.99], [0.5, 0.8, 0.971]] and first["seeds"] == [1, 2, 3]
+    assert first["x"] == [0, 40, 80] and first["median"] == [0.5, 0.8, 0.99]
+    assert (
+        (first["low"][1], first["high"][1]) == stats.bootstrap(stats.median, np.array([0.96, 0.7, 0.8])) == (0.7, 0.96)
+    )
+    assert first["times"] == {"median": 80, "low": 40, "high": 80, "limit": 80, "values": [40, 80, 80]}
+    assert second["times"] == {"median": None, "low": 80, "high": None, "limit": 80, "values": [80, None, None]}
+
+
+@pytest.mark.parametrize(("d", "arms", "snapshots"), [(30, 5, 82), (50, 5, 81), (100, 6, 81), (20, 2, 300)])
+def test_a_player_stays_small(d: int, arms: int, snapshots: int) -> None:
+    runs = {f"method {i}": film(d, snapshots) for i in range(arms)}
+    player = explorers.curriculum_player(runs, SparseParity(d, 6))
+    assert len(player.payload) < MOST and len(player.data["steps"]) >= 10
+
+
+def test_a_picker_stays_small() -> None:
+    trained = film(100, 200)
+    students = {step: film(2, 200) for step in list(trained.snapshots)[::10]}
+    picker = explorers.checkpoint_picker(trained, students, SparseParity(100, 6), film(2, 200), first=0)
+    assert len(picker.payload) < MOST and len(picker.data["stops"]) == 20
+
+
+def test_a_projection_lab_stays_small(fake_run: Callable[..., Run]) -> None:
+    seeds = tuple(range(1, 10))
+    draw = np.random.default_rng(0)
+    runs = {(p, m): fake_run(draw.uniform(0.4, 1, (200, 9)), seeds) for p in "abcdef" for m in (10, 50, 100, 200)}
+    room = explorers.projection_lab({place: Arm(run, 1.0, seeds) for place, run in runs.items()})
+    assert len(room.payload) < MOST and len(room.data["arms"][0]["x"]) >= 30
+
+
+def test_same_runs_same_widget(lab: ParityLab, watched: dict[str, Run]) -> None:
+    """Committed notebooks are executed again, and must come out the same."""
+    one, two = (explorers.curriculum_player(watched, lab.task) for _ in range(2))
+    assert one.payload == two.payload and repr(one) == repr(two) and "0x" not in repr(one)
+    assert repr(one) in str(one._repr_mimebundle_()), "what is shown where widgets cannot run"
+
+
+def test_the_package_carries_every_file_it_reads() -> None:
+    project = tomllib.loads((KDUTILS.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["kdutils"]
+    others = [path.name for path in KDUTILS.iterdir() if path.is_file() and path.suffix != ".py"]
+    assert [name for name in others if not any(fnmatch(name, p) for p in patterns)] == []
+
+
+@pytest.mark.parametrize("colour", sorted({*plots.COLOURS.values(), *plots._SPARE} - {"#000000"}))
+def test_curves_stand_out_on_a_dark_page(colour: str) -> None:
+    """WCAG 2.2, criterion 1.4.11: 3:1 for graphics; the style sheet mixes white into each colour."""
+    mix = float(re.search(r'data-theme="dark".*--mix: (\d+)%', (KDUTILS / "explorers.css").read_text())[1]) / 100
+
+    def luminance(code: str, white: float) -> float:
+        channels = white + (1 - white) * np.array([int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    assert (luminance(colour, mix) + 0.05) / (luminance("#14181e", 0) + 0.05) >= 3
+
+
+def test_drawing_fetches_nothing() -> None:
+    for kind in ("js", "css"):
+        text = (KDUTILS / f"explorers.{kind}").read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert not any(word in text for word in ("http", "import ", "fetch(", "url(", "@import"))
+
+
+def test_the_rest_of_the_package_does_without_anywidget() -> None:
+    rooms = ", ".join(path.stem for path in KDUTILS.glob("[a-z]*.py") if path.stem != "explorers")
+    code = f"import sys; sys.modules['anywidget'] = None; from kdutils import {rooms}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=KDUTILS.parent)
