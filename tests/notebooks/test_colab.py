@@ -52,7 +52,11 @@ def copy_installed(python, names):
     for distribution in with_requirements(names):
         for file in distribution.files:
             source, target = Path(distribution.locate_file(file)), Path(os.path.normpath(library / file))
-            if target.is_relative_to(library.parents[2]) and source.is_file() and target.parent != library.parents[2] / "bin":
+            if (
+                target.is_relative_to(library.parents[2])
+                and source.is_file()
+                and target.parent != library.parents[2] / "bin"
+            ):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     os.link(source.resolve(), target)
