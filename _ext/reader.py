@@ -29,10 +29,9 @@ LOST = """<section><h1>This page is not here</h1>
 <ul><li><a href="book/index.html">the front page, with a map of the chapters</a></li>
 <li><a href="search.html">search</a></li></ul></section>"""
 # A 404 page is shown at any depth, so its links start from the site's root: the folder of the repository on GitHub
-# Pages, this folder for a file, and the host's root elsewhere.
+# Pages, the host's root elsewhere.
 BASE = """<base href="{root}">
-<script>if (!location.pathname.startsWith("{root}"))
-  document.querySelector("base").href = location.protocol === "file:" ? "./" : "/";</script>"""
+<script>if (!location.pathname.startsWith("{root}")) document.querySelector("base").href = "/";</script>"""
 
 
 def site_url(repository: str) -> str:
