@@ -1,6 +1,8 @@
 # `make help` lists the targets. PROFILE is smoke, book or paper.
 PROFILE ?= book
 CHAPTER ?=
+NAME ?=
+URL ?=
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +11,7 @@ SHELL := bash
 export PYTHONHASHSEED := 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help setup book execute site test test-notebooks validate bench clean
+.PHONY: help setup book execute site test test-notebooks test-colab validate new-chapter address bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -35,7 +37,7 @@ site: setup ## build the site from the executed chapters
 test: setup site ## everything a change can break
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell book/text README.md CONTRIBUTING.md CHANGELOG.md kdutils
+	$(BIN)/codespell book/text book/*.md README.md CONTRIBUTING.md CHANGELOG.md kdutils
 	$(BIN)/python -m pytest tests
 	$(MAKE) test-notebooks
 
@@ -43,8 +45,18 @@ test-notebooks: setup ## run the committed chapters at smoke and compare their v
 	KDUTILS_PROFILE=smoke KDUTILS_QUIET=1 KDUTILS_RESULTS=$(CURDIR)/_build/nbval \
 		$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=600 $(wildcard book/*.ipynb)
 
+test-colab: setup ## every chapter as in Colab, in an environment of its own (`make test` runs two)
+	KDUTILS_COLAB=all $(BIN)/python -m pytest tests/notebooks/test_colab.py
+
 validate: setup ## re-execute the book profile from scratch and compare the verdicts
 	KDUTILS_RUNS=$$(mktemp -d) $(BIN)/python tools/execute.py --profile book --check
+
+new-chapter: setup ## start a chapter from the template (NAME=NN_name)
+	$(BIN)/python tools/new_chapter.py "$(NAME)"
+
+address: ## change the repository's address wherever it stands (URL=https://github.com/OWNER/NAME)
+	@[[ "$(URL)" =~ ^https://github\.com/[^/]+/[^/]+$$ ]] || { echo "say make address URL=https://github.com/OWNER/NAME"; exit 1; }
+	old=$$(sed -n 's/^  url: //p' _config.yml); git grep -lF "$$old" | xargs sed -i.old "s|$$old|$(URL)|g"; git ls-files -o '*.old' | xargs rm -f
 
 bench: setup ## speed, as ratios within one run
 	$(BIN)/python benchmarks/bench.py

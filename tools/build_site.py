@@ -26,9 +26,11 @@ def source(profile: str) -> Path:
             shutil.copy(path, folder)
     for page in BOOK.glob("*.md"):
         shutil.copy(page, folder / "book")
-    headline = results(profile) / profile / "headline.png"  # made by chapter 4
-    if headline.exists():
-        shutil.copy(headline, folder / "book")
+    measured = results(profile) / profile
+    if measured.exists():
+        shutil.copytree(measured, folder / "book" / "results")  # for the line under each title
+        if (measured / "headline.png").exists():  # made by chapter 4
+            shutil.copy(measured / "headline.png", folder / "book")
     for chapter in destination(profile).glob("*.ipynb"):
         shutil.copy(chapter, folder / "book")
     return folder

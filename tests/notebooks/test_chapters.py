@@ -46,7 +46,9 @@ def test_chapter_follows_the_plan(name):
     assert re.match(r"# .+\n\n\*\*.+\*\*", text), "open with the title and the claim in bold"
     for part in ("You will learn", "You need", "## What you should see", "## Limitations", "## Exercises"):
         assert part in text, f"the part {part!r} is missing"
-    assert ":label:" in text, "number the main equation"
+    assert re.search(r"^\$\$ \(eq-[\w-]+\)$", text, re.MULTILINE), (
+        "number the main equation: end it with `$$ (eq-name)`"
+    )
     assert tags.count("parameters") == 1 and tags.count("nbval-check-output") == 1
     assert "CostBox" in "".join(c.source for c in code(name))
 
@@ -81,6 +83,33 @@ def test_code_cells_are_short_executed_and_figures_described(name):
         assert not any(o.get("name") == "stderr" for o in cell.outputs), f"writes to stderr: {cell.source[:60]!r}"
         if any("image/png" in o.get("data", {}) for o in cell.outputs):
             assert len(cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")) > 40, "describe the figure"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prose_reads_well_in_jupyter_and_colab(name):
+    """Both know Markdown, HTML and dollar maths, and show everything else of MyST as it was typed."""
+    text = re.sub(r"^```python\n.*?^```", "", prose(name), flags=re.MULTILINE | re.DOTALL)
+    for pattern, mend in (
+        (r"^:::.*", "write a box as a quote that opens with its title in bold, and a fold as <details>"),
+        (r"^```\{.*", "write an equation as $$ ... $$ (eq-name)"),
+        (r"\{[a-z:]+\}`.+?`", "cite as [Author (year)](address), and link to an equation as [the words](#eq-name)"),
+        (r"\]\(\w+(?:#.+?)?\)", "link to another page with its ending: (04_extraction.ipynb), (scorecard.md)"),
+    ):
+        assert re.findall(pattern, text, re.MULTILINE) == [], mend
+
+
+def test_citations_are_in_the_references():
+    bib = (ROOT / "references.bib").read_text(encoding="utf-8")
+    works = {e["url"]: (e["author"], e["year"]) for e in map(fields, re.split(r"^@", bib, flags=re.MULTILINE)[1:])}
+    for name in NAMES:
+        for who, year, url in re.findall(r"\[([^]]+?),? \(?(\d{4})\)?\]\((https?://[^)]+)\)", prose(name)):
+            assert url in works, f"{name}: add {who} ({year}) to references.bib, with this address: {url}"
+            authors, known = works[url]
+            assert year == known and authors.startswith(who.split(" ")[0]), f"{name}: {who} ({year}) is not {url}"
+
+
+def fields(entry):
+    return {"url": "", **dict(re.findall(r"^ *(\w+) *= *\{(.*?)\},?$", entry, re.MULTILINE))}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,12 +2,15 @@
 
 import functools
 import os
+import re
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
 from bs4 import BeautifulSoup
+
+from kdutils import plots
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(os.environ.get("KDUTILS_SITE", ROOT / "_build" / "html")).resolve()
@@ -49,13 +52,13 @@ def test_no_page_holds_a_traceback(name):
     assert "Traceback (most recent call last)" not in text and "CellExecutionError" not in text
 
 
-@pytest.mark.parametrize("name", [*toc(), "index", "search", "genindex"])
+@pytest.mark.parametrize("name", [*toc(), "index", "search", "genindex", "404"])
 def test_every_internal_link_resolves(name):
     page, broken = SITE / f"{name}.html", []
     for element in parsed(page).find_all(True):
         for link in (element.get("href"), element.get("src")):
             url = urlsplit(link or "")
-            if not link or link == "#" or url.scheme or url.netloc:
+            if not link or link == "#" or element.name == "base" or url.scheme or url.netloc:
                 continue
             target = (page.parent / unquote(url.path)).resolve() if url.path else page
             if not target.is_file() or (
@@ -78,6 +81,43 @@ def test_launch_buttons_open_files_that_exist(name):
             opened["binder"] = parse_qs(link.query)["urlpath"][0].removeprefix("lab/tree/")
     assert opened == dict.fromkeys(("binder", "colab"), f"{name}.ipynb")
     assert (ROOT / f"{name}.ipynb").is_file()
+
+
+@pytest.mark.parametrize("name", [n for n in toc() if n[5:7].isdigit()])
+def test_chapter_says_what_it_takes(name):
+    line = parsed(SITE / f"{name}.html").select_one("h1 + p.kd-facts")
+    assert line, "under the title belongs the line that _ext/reader.py writes"
+    assert re.match(r"\d+ min to read · [\d.]+ min to train \(.+\) · last executed with Python .+, torch .+", line.text)
+    assert "{" not in line.text and ":::" not in parsed(SITE / f"{name}.html").article.text
+
+
+@pytest.mark.parametrize("name", toc())
+def test_every_page_can_be_passed_on(name):
+    page = parsed(SITE / f"{name}.html")
+    said = {m["property"]: m["content"] for m in page.find_all("meta", property=True)}
+    assert (said["og:title"] and len(said["og:description"]) > 40) or name.endswith("references"), said
+    root = said["og:url"].removesuffix(f"{name}.html")
+    assert root.startswith("https://") and (SITE / said["og:image"].removeprefix(root)).is_file()
+    assert page.find("link", rel="icon")["href"].endswith("favicon.svg")
+
+
+def test_front_page_maps_the_chapters():
+    cards = parsed(SITE / "book" / "index.html").select("ul.kd-map a")
+    assert [f"book/{a['href']}" for a in cards] == [f"{n}.html" for n in toc() if n[5:7].isdigit()]
+    assert all(a.select(".kd-strip span") for a in cards)
+
+
+def test_lost_readers_find_back_from_any_depth():
+    page = parsed(SITE / "404.html")
+    root = parsed(SITE / "book" / "index.html").find("meta", property="og:url")["content"].split("book/")[0]
+    first = page.head.find(["base", "link", "script"])
+    assert first.name == "base" and root.endswith(first["href"]), "links must start from the site's root"
+    assert not [a["href"] for a in page.find_all("a", href=True) if a["href"].startswith(("/", ".."))]
+
+
+def test_style_sheet_has_the_colours_of_the_figures():
+    sheet = (SITE / "_static" / "palette.css").read_text(encoding="utf-8")
+    assert all(f".kd-{name} {{ background: {colour}; }}" in sheet for name, colour in plots.COLOURS.items())
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +144,10 @@ def test_all_widgets_are_drawn(findings):
 @pytest.mark.parametrize("width", ["desktop", "phone"])
 def test_no_page_scrolls_sideways(findings, width):
     assert {f["page"]: f["sideways"][width] for f in findings if f["sideways"][width]} == {}
+
+
+def test_paper_shows_the_text_and_nothing_is_cut(findings):
+    assert {f["page"]: f["print"] for f in findings if f["print"] and f["page"] != "search"} == {}
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -43,6 +43,13 @@ const sideways = () => {
   return [`page is ${root.scrollWidth} px wide`, ...out.slice(-3).map((e) => e.outerHTML.slice(0, 120))];
 };
 
+// What paper would show and should not, or should and does not.
+const printed = () => [
+  ...[...document.querySelectorAll(".bd-sidebar, .bd-header-article, .prev-next-footer, footer, button")].filter((e) => e.checkVisibility()).map((e) => `shown: ${e.className}`),
+  ...[...document.querySelectorAll("main pre")].filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1).map((e) => `cut: ${e.textContent.slice(0, 60)}`),
+  ...(document.querySelector("article h1")?.checkVisibility() ? [] : ["no title"]),
+];
+
 async function axe(page, builder) {
   // preload would fetch the style sheets again, which file:// forbids. (options() must come before the choice of rules.)
   const report = await builder(new AxeBuilder({ page }).options({ preload: false })).analyze();
@@ -82,6 +89,10 @@ for (const file of pages) {
   await page.waitForTimeout(500);
   found.sideways.phone = await page.evaluate(sideways);
   await shoot("phone");
+
+  await page.emulateMedia({ media: "print" });
+  await page.setViewportSize({ width: 700, height: 990 });
+  found.print = await page.evaluate(printed);
 
   console.log(JSON.stringify(found));
   await context.close();

@@ -1,0 +1,160 @@
+"""What a page says beyond its text: reading time and cost, boxes, the map of chapters, link previews, a 404 page."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+from kdutils import plots
+
+WORDS_A_MINUTE = 200  # of prose with formulas; code is counted as prose
+# What a student is asked to match: the arm that is known by its colour, and words for the key.
+SIGNALS = {
+    "labels": ("labels", "labels"),
+    "output": ("one-shot", "the final teacher’s output"),
+    "checkpoint": ("progressive", "a checkpoint’s output"),
+    "hidden": ("extraction", "a hidden layer"),
+    "untrained": ("untrained", "an untrained network, as a control"),
+}
+LOST = """<section><h1>This page is not here</h1>
+<p>It may have moved, or its address may have been cut. The book itself is whole:</p>
+<ul><li><a href="book/index.html">the front page, with a map of the chapters</a></li>
+<li><a href="search.html">search</a></li></ul></section>"""
+# A 404 page is shown at any depth, so its links start from the site's root: the folder of the repository on GitHub
+# Pages, the host's root elsewhere.
+BASE = """<base href="{root}">
+<script>if (!location.pathname.startsWith("{root}")) document.querySelector("base").href = "/";</script>"""
+
+
+def site_url(repository: str) -> str:
+    """Where GitHub Pages shows a repository.
+
+    >>> site_url("https://github.com/someone/a-book")
+    'https://someone.github.io/a-book/'
+    """
+    owner, name = urlsplit(repository).path.strip("/").split("/")
+    return f"https://{owner}.github.io/{name}/"
+
+
+def _strip(signals: str) -> str:
+    parts = "".join(f'<span class="kd-{SIGNALS[s][0]}"></span>' for s in signals.split())
+    return f'<span class="kd-strip" aria-hidden="true">{parts}</span>'
+
+
+class ChapterMap(SphinxDirective):
+    """The chapters as cards: lines `NN_name | signals of the stages | question`.
+
+    A line whose chapter is not in the table of contents is left out, so it may stand here first.
+    """
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        cards, used = [], set()
+        for line in self.content:
+            name, signals, question = (part.strip() for part in line.split("|"))
+            if f"book/{name}" in self.env.found_docs:
+                source = Path(self.env.srcdir, "book", f"{name}.ipynb").read_text(encoding="utf-8")
+                title = json.loads(source)["cells"][0]["source"]
+                used |= set(signals.split())
+                title = "".join(title).splitlines()[0].removeprefix("# ")
+                cards.append(
+                    f'<li><a href="{name}.html">{_strip(signals)}<b>{int(name[:2])} · {html.escape(title)}</b>'
+                    f"<span>{html.escape(question)}</span></a></li>"
+                )
+        key = "".join(f"<li>{_strip(name)} {text}</li>" for name, (_, text) in SIGNALS.items() if name in used)
+        return [nodes.raw("", f'<ul class="kd-map">{"".join(cards)}</ul><ul class="kd-key">{key}</ul>', format="html")]
+
+
+def facts(words: int, record: dict[str, Any] | None) -> str:
+    """One line on a chapter: how long it takes to read and to run, and with what it ran last.
+
+    >>> facts(1900, None)
+    '10 min to read'
+    """
+    parts = [f"{max(1, round(words / WORDS_A_MINUTE))} min to read"]
+    if record:
+        cost, versions, profile = record["cost"], record["versions"], record["settings"]["profile"]
+        parts.append(f"{cost['seconds'] / 60:.1f} min to train ({cost['device']}, profile {profile})")
+        parts.append(f"last executed with Python {versions['python']}, torch {versions['torch'].split('+')[0]}")
+    return " · ".join(parts)
+
+
+def _make_boxes(app: Any, doctree: nodes.document) -> None:
+    """A quote that opens with a line in bold becomes a box of that title; Jupyter and Colab show it as a quote."""
+    for quote in list(doctree.findall(nodes.block_quote)):
+        first = quote[0]
+        if isinstance(first, nodes.paragraph) and [type(child) for child in first] == [nodes.strong]:
+            title = nodes.title("", first.astext())
+            quote.replace_self(nodes.admonition("", title, *quote[1:], classes=["note"]))
+
+
+def _add_facts(app: Any, doctree: nodes.document) -> None:
+    name = Path(app.env.docname).name
+    if not re.match(r"\d\d_", name):
+        return
+    title = next(doctree.findall(nodes.title))
+    path = Path(app.srcdir, "book", "results", f"{name}.json")
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    prose = (n.astext() for n in doctree.findall(lambda n: isinstance(n, nodes.paragraph | nodes.title)))
+    code = (n.astext() for n in doctree.findall(nodes.literal_block) if "output" not in n.parent.get("classes", []))
+    line = facts(sum(len(text.split()) for text in (*prose, *code)), record)
+    title.parent.insert(title.parent.index(title) + 1, nodes.paragraph("", line, classes=["kd-facts"]))
+
+
+def _describe(app: Any, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    root = site_url(app.config.html_theme_options["repository_url"])
+    if page == "404":
+        context["metatags"] = BASE.format(root=urlsplit(root).path) + context.get("metatags", "")
+        return
+    if doctree is None:
+        return
+    texts = (p.astext() for p in doctree.findall(nodes.paragraph) if "kd-facts" not in p.get("classes", []))
+    said = re.sub(r"\s+", " ", next(texts, ""))
+    tags = {
+        "og:type": "article" if page != app.config.root_doc else "book",
+        "og:site_name": app.config.html_title or app.config.project,
+        "og:title": re.sub(r"<.+?>", "", context["title"]),
+        "og:description": said,
+        "og:url": f"{root}{page}.html",
+        "twitter:card": "summary_large_image",
+    }
+    if (Path(app.srcdir) / "book" / "headline.png").exists():
+        tags["og:image"] = f"{root}_images/headline.png"
+        tags["og:image:alt"] = "Held-out accuracy against training samples, for five curricula."
+    tags = "".join(f'<meta property="{k}" content="{html.escape(v)}">\n' for k, v in tags.items())
+    context["metatags"] = (
+        context.get("metatags", "") + f'<meta name="description" content="{html.escape(said)}">\n{tags}'
+    )
+
+
+def _not_found(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
+    yield "404", {"title": "Not found", "body": LOST}, "page.html"
+
+
+def _palette(app: Any) -> None:
+    """The figures' colours, for the style sheet."""
+    rules = "".join(f".kd-{name} {{ background: {colour}; }}\n" for name, colour in plots.COLOURS.items())
+    folder = Path(app.outdir, "_static")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "palette.css").write_text(rules, encoding="utf-8")
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Sphinx's entry point."""
+    app.add_directive("chapter-map", ChapterMap)
+    app.add_css_file("palette.css")
+    app.connect("builder-inited", _palette)
+    app.connect("doctree-read", _make_boxes)
+    app.connect("doctree-read", _add_facts)
+    app.connect("html-page-context", _describe)
+    app.connect("html-collect-pages", _not_found)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
