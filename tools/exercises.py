@@ -34,7 +34,7 @@ class Exercise(NamedTuple):
         lines = self.solution.splitlines()
         for node in reversed(ast.parse(self.solution).body):
             if isinstance(node, ast.FunctionDef):
-                lines[node.body[1].lineno - 1 : node.end_lineno] = ["    ...  # your code"]
+                lines[node.body[0].end_lineno : node.end_lineno] = ["    ...  # your code"]
         return "\n".join(lines) + "\n"
 
     def __str__(self) -> str:

@@ -1,0 +1,175 @@
+"""Checks of the exercises of chapters 5 and 6."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from kdutils import probes, seeding, stats, store
+from kdutils.ensemble import Ensemble
+from kdutils.exercises import close, exercise, need, need_outputs
+from kdutils.models import MLP
+from kdutils.signals import Hidden
+
+# Chapter 5: why it works
+
+
+@exercise
+def check_slope(slope: Callable) -> None:
+    """`slope(sizes, medians, limit)`: exponent of a power law; `inf` counts as the limit."""
+    sizes = np.array([10, 20, 40, 80])
+    for power in (0.0, 1.0, 2.5):
+        for factor in (1, 300):
+            value = float(slope(sizes, factor * sizes**power, 1e12))
+            need(close(value, power), f"{factor} x size^{power:g} has the exponent {power:g}, not {value:.4g}")
+    bent = sizes**2.0 * np.exp([-0.2, 0.6, -0.6, 0.2])  # orthogonal to the line
+    value = float(slope(sizes, bent, 1e12))
+    message = f"scatter that no line follows moves your exponent from 2 to {value:.3g}: fit all sizes by least squares"
+    need(close(value, 2), message)
+    value = float(slope(sizes, np.array([100, 400, 1600, math.inf]), 3200))
+    need(math.isfinite(value), f"with an unfinished median the exponent is {value}: put the limit in its place")
+    message = f"an unfinished median should count as the limit; medians 100, 400, 1600, inf to 3200 give {value:.3g}"
+    need(close(value, float(slope(sizes, np.array([100, 400, 1600, 3200]), 1e12))), message)
+
+
+@exercise
+def check_gated(gated: Callable) -> None:
+    """`gated(target, gate)`: two functions' values on the cube (2^d,) -> (d,) degree-1 coefficients of the product."""
+    d = 6
+    x, draw = probes.cube(d), seeding.generator(0, "gated")
+    parity = x[:, [0, 2, 5]].prod(1)
+    found = gated(parity, torch.ones(2**d))
+    need(found.shape == (d,), f"with {d} bits expected a result of shape ({d},), not {tuple(found.shape)}")
+    need(found.abs().max() < 1e-6, "with a gate that is always open, a parity of three bits shows no single bit")
+    found = gated(parity, x[:, 0] * x[:, 5])
+    message = f"the parity of bits 0, 2, 5 times the product of 0 and 5 is bit 2; your coefficients: {found.tolist()}"
+    need((found - torch.eye(d)[2]).abs().max() < 1e-6, message)
+    found = gated(x[:, 0] * x[:, 1], (1 + x[:, :3].sum(1).sign()) / 2)
+    message = "the parity of bits 0 and 1, gated by the majority of 0, 1 and 2, has the coefficients 1/4, 1/4, -1/4"
+    need((found - torch.tensor([0.25, 0.25, -0.25, 0, 0, 0])).abs().max() < 1e-6, message)
+    target, gate = torch.randn(2, 2**d, generator=draw)
+    found = gated(target, gate)
+    need((gated(gate, target) - found).abs().max() < 1e-5, "target and gate may change places: it is their product")
+    flipped = torch.arange(2**d) ^ 0b1000
+    signs = torch.tensor([1, 1, 1, -1, 1, 1])
+    message = "turning bit 3 around must change the sign of its coefficient, and no other"
+    need((gated(target[flipped], gate[flipped]) - signs * found).abs().max() < 1e-5, message)
+
+
+@exercise
+def check_needed(needed: Callable) -> None:
+    """`needed(coefficient, sigmas)`: samples at which a coefficient is so many standard errors."""
+    draw = seeding.generator(0, "needed")
+    for coefficient, sigmas in ((0.5, 3), (0.1, 3), (-0.02, 5)):
+        n = int(needed(coefficient, sigmas))
+        need(n >= 1, f"for a coefficient of {coefficient} you say {n} samples: there must be some")
+        heads = torch.binomial(torch.full((4000,), float(n)), torch.tensor((1 + coefficient) / 2), generator=draw)
+        seen = abs(coefficient) / (2 * heads / n - 1).std().item()
+        message = f"with {n:,} samples a coefficient of {coefficient} is {seen:.3g} standard errors, not {sigmas}"
+        need(0.95 * sigmas < seen < 1.05 * sigmas, message)
+
+
+def _gradients(found: Mapping[int, int], members: int, support: Sequence[int]) -> dict[int, torch.Tensor]:
+    """Made-up first steps: at each batch so many members show the support; of very different sizes."""
+    width, d, made = 8, 12, {}
+    for batch, count in found.items():
+        size = torch.full((members, 1, d), 0.5)
+        size[:, :, list(support)] = 1.0
+        size[count:, :, support[0]], size[count:, :, support[1:]] = 0.1, 3.0  # much of the support, and not all of it
+        signs = torch.randn(members, width, d, generator=seeding.generator(0, "steps", batch)).sign()
+        made[batch] = signs * size * 10.0 ** torch.arange(members)[:, None, None]
+    return made
+
+
+@exercise
+def check_smallest_batch(smallest_batch: Callable) -> None:
+    """`smallest_batch(gradients, support)`: where more than half the members find the support, there and beyond."""
+    batches, support = (16, 64, 256, 1024), (1, 4, 9)
+    for members, counts, right in (
+        (5, (1, 2, 3, 5), 256),
+        (5, (5, 5, 5, 5), 16),
+        (4, (1, 2, 3, 4), 256),
+        (5, (3, 2, 4, 5), 256),
+        (5, (0, 1, 2, 2), math.inf),
+        (5, (0, 3, 4, 2), math.inf),
+    ):
+        mine = float(smallest_batch(_gradients(dict(zip(batches, counts, strict=True)), members, support), support))
+        story = ", ".join(f"{count} at {batch}" for batch, count in zip(batches, counts, strict=True))
+        need(mine == right, f"of {members} students {story} find the support: that makes {right:g}, not {mine:g}")
+
+
+# Chapter 6: controls
+
+
+@exercise
+def check_late(late: Callable) -> None:
+    """`late(teacher, wait, steps)`: output for `wait`, hidden layer for `steps`, output for the rest."""
+    teacher = MLP(4, 8)
+    plan = late(teacher, 50, 200)
+    need_outputs(plan, (50, 200, None), (teacher, None, teacher))
+    second = plan.stages[1].signal
+    message = f"stage 2 should match the hidden layer of the final teacher; it matches {second}"
+    need(isinstance(second, Hidden) and second.teacher is teacher, message)
+
+
+@exercise
+def check_noisy(noisy: Callable) -> None:
+    """`noisy(signal, size)`: the same signal, with fresh noise on each number of its targets."""
+    with seeding.global_rng(0, "noisy"):
+        teacher, second = MLP(6, 16), MLP(6, 16)
+    students = Ensemble(lambda: MLP(6, 8), [0, 1, 2], [0.1, 1.0])
+    x = 1.0 - 2.0 * torch.randint(2, (3, 400, 6), generator=seeding.generator(0, "noisy"))
+    y, signal = torch.zeros(3, 400, dtype=torch.long), Hidden(teacher)
+    clean = signal.bind(students, x, y)
+    target = clean.target(x, y)
+    for size in (0.5, 2.0):
+        bound = noisy(signal, size).bind(students, x, y)
+        first, again = bound.target(x, y), bound.target(x, y)
+        need(first.shape == target.shape, f"targets {tuple(target.shape)} become {tuple(first.shape)}: keep the shape")
+        noise = first - target
+        spread, centre = noise.std().item(), noise.mean().item()
+        need(0.95 < spread / size < 1.05, f"noise of size {size} changes your targets by {spread:.3g}")
+        need(abs(centre) < 0.1 * size, f"the noise should have mean zero, not {centre:.3g}")
+        for dim, what in enumerate(("seed", "sample", "neuron")):
+            need(noise.std(dim).mean() > 0.5 * size, f"each {what} needs noise of its own")
+        need(not torch.equal(first, again), "the noise should be drawn anew at each step; yours stays the same")
+        same = torch.equal(noisy(signal, size).bind(students, x, y).target(x, y), first)
+        need(same, "a second run must see the same noise: draw from `seeding.generator`, made in `bind`")
+        need(bound.target(x[:, :5], y[:, :5]).shape == (3, 5, 8), "a step may have a batch of any size")
+        need(bound.reads == clean.reads, "the noisy signal should read the same layer of the student")
+        wanted, values = students.spread(target), students.outputs(x, clean.reads)
+        unchanged = torch.allclose(bound.loss(values, wanted), clean.loss(values, wanted))
+        need(unchanged, "only the target should change, and the loss stay as it is")
+    described = [store.describe(noisy(s, size)) for s, size in ((signal, 1.0), (signal, 2.0), (Hidden(second), 1.0))]
+    message = "the store must see both the size and the signal inside: make them fields of a dataclass"
+    need(all(described[0] != other for other in described[1:]), message)
+
+
+@exercise
+def check_verdict(verdict: Callable) -> None:
+    """`verdict(one, other)`: "as good", "different" or "unclear", of two `Times` over the same seeds."""
+    rng, limit, inf = np.random.default_rng(0), 1e6, math.inf
+    seeds = 10 ** rng.uniform(3, 4, 9)  # slow seeds and fast ones
+    little, much = np.exp(0.03 * rng.standard_normal(9)), np.exp(1.5 * rng.standard_normal(9))
+    near = rng.permutation([1.15] * 4 + [1.25] + [1.35] * 4)
+    few, most = (np.where(np.arange(9) < n, inf, seeds) for n in (3, 6))
+    never, late = np.full(9, inf), np.full(9, 0.9 * limit)
+    for story, one, other, right in (
+        ("arms that differ by 3 % on each seed", seeds, seeds * little, "as good"),
+        ("an arm that needs twice the samples", 2 * seeds * little, seeds, "different"),
+        ("an arm that needs 1.15 to 1.35 times the samples", near * seeds, seeds, "unclear"),
+        ("arms whose ratio scatters by a factor of four or so", seeds, seeds * much, "unclear"),
+        ("an arm that no seed finished, and one that takes a hundredth of the budget", never, seeds, "different"),
+        ("an arm that no seed finished, and one that just did", never, late, "unclear"),
+        ("two arms that no seed finished", never, never, "unclear"),
+        ("two arms that 6 of 9 seeds did not finish", most, most, "unclear"),
+        ("two arms that 3 of 9 seeds did not finish, and the others alike", few, few * little, "unclear"),
+    ):
+        times = stats.Times(one, limit), stats.Times(other, limit)
+        mine = verdict(*times)
+        need(mine in ("as good", "different", "unclear"), f'one of "as good", "different", "unclear", not {mine!r}')
+        need(mine == right, f"{story}: that is {right!r}, not {mine!r}")
+        need(verdict(*times[::-1]) == mine, f"{story}: when the arms change places the answer must be the same")
