@@ -1,4 +1,4 @@
-"""What a page says beyond its text: reading time and cost, boxes, the map of chapters, link previews, a 404 page."""
+"""What a page says beyond its text: reading time and cost, the map of chapters, link previews, a 404 page."""
 
 from __future__ import annotations
 
