@@ -1,4 +1,4 @@
-"""What a page says beyond its text: reading time and cost, boxes, the map of chapters, link previews, a 404 page."""
+"""What a page says beyond its text: reading time and cost, the map of chapters, link previews, a 404 page."""
 
 from __future__ import annotations
 
@@ -88,15 +88,6 @@ def facts(words: int, record: dict[str, Any] | None) -> str:
     return " · ".join(parts)
 
 
-def _make_boxes(app: Any, doctree: nodes.document) -> None:
-    """A quote that opens with a line in bold becomes a box of that title; Jupyter and Colab show it as a quote."""
-    for quote in list(doctree.findall(nodes.block_quote)):
-        first = quote[0]
-        if isinstance(first, nodes.paragraph) and [type(child) for child in first] == [nodes.strong]:
-            title = nodes.title("", first.astext())
-            quote.replace_self(nodes.admonition("", title, *quote[1:], classes=["note"]))
-
-
 def _add_facts(app: Any, doctree: nodes.document) -> None:
     name = Path(app.env.docname).name
     if not re.match(r"\d\d_", name):
@@ -153,7 +144,6 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("chapter-map", ChapterMap)
     app.add_css_file("palette.css")
     app.connect("builder-inited", _palette)
-    app.connect("doctree-read", _make_boxes)
     app.connect("doctree-read", _add_facts)
     app.connect("html-page-context", _describe)
     app.connect("html-collect-pages", _not_found)

@@ -38,7 +38,7 @@ class Exercise(NamedTuple):
         return "\n".join(lines) + "\n"
 
     def __str__(self) -> str:
-        folded = f":::{{dropdown}} Solution\n```python\n{self.solution}```\n{self.remark}:::\n"
+        folded = f"<details>\n<summary>Solution</summary>\n\n```python\n{self.solution}```\n{self.remark}\n</details>\n"
         return f"{self.question}\n\n```python\n{self.stub}```\n\n{folded}"
 
 

@@ -63,7 +63,7 @@ def test_exercises_are_graded_checked_and_solved(name):
     assert grades == sorted(grades, key=GRADES.index), f"order the exercises by grade {mend}"
     assert set(grades) == set(GRADES), f"add an exercise of the grade {set(GRADES) - set(grades)} {mend}"
     for number, part in enumerate(re.split(r"^\*\*\d+ \(", section, flags=re.MULTILINE)[1:], 1):
-        stub, *solution = part.split(":::{dropdown} Solution\n")
+        stub, *solution = part.split("<summary>Solution</summary>\n")
         assert len(solution) == 1, f"exercise {number} needs one hidden solution {mend}"
         for block in (stub, solution[0]):
             assert re.search(r"```python\n.*^check_\w+\(\w+\)$", block, re.MULTILINE | re.DOTALL), (
