@@ -85,12 +85,14 @@ def page() -> str:
             f"[{title}]({stem}): {claim.sentence} {_measured(claim)} ({claim.verdict})"
             for stem, title, claim in (by_id[i] for i in ids)
         ]
-        nothing = "nothing: the text of the theorem was not available to us"
+        nothing = (
+            "no theorem: its text was not available to us; [chapter 5](05_why) measures how the need for samples grows"
+        )
         verdict = overall([by_id[i][2].verdict for i in ids])
         lines.append(f"| **{verdict}** | {sentence} | {{cite:t}}`{paper}` | {'; '.join(evidence) or nothing} |")
     lines += [
-        "", "Not tested at all: the papers' own sizes (the profile `paper` has not been run), Wikipedia and books, and "
-        "how the number of samples grows with the number of bits.", "",
+        "", "Not tested at all: the papers' own sizes (the profile `paper` has not been run), and "
+        "Wikipedia and books.", "",
         "## The book's own claims", "",
         "| verdict | claim | measured [90 % interval] | band | chapter |", "|---|---|---|---|---|",
     ]  # fmt: skip
