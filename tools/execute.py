@@ -156,4 +156,7 @@ def verdicts(folder: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("stopped; finished runs are kept, and the same command goes on from there")

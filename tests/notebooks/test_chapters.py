@@ -1,9 +1,12 @@
 """Chapters: paired with their text by content, and built to the same plan."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -182,6 +185,23 @@ def test_unknown_chapter_and_unknown_parameter_say_what_there_is(tmp_path):
     ]
     done = subprocess.run([*command, "-p", "stepz", "3"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 1 and "unknown parameter 'stepz': a chapter has profile" in done.stderr
+
+
+def test_stopping_a_chapter_leaves_nothing_half_written(tmp_path):
+    runs = tmp_path / "runs"
+    command = [sys.executable, ROOT / "tools" / "execute.py", "--profile", "smoke", "04_extraction"]
+    with subprocess.Popen(
+        command, env={**os.environ, "KDUTILS_RUNS": str(runs)}, stderr=subprocess.PIPE, text=True
+    ) as work:
+        for _ in range(600):  # until the teacher is trained and kept
+            time.sleep(0.1)
+            if list(runs.glob("*.safetensors")):
+                break
+        work.send_signal(signal.SIGINT)
+        said = work.communicate(timeout=60)[1]
+    assert work.returncode == 1 and said.strip().endswith("the same command goes on from there")
+    assert list(runs.glob("*.safetensors")) and not list(runs.glob("*.partial"))
+    assert not list((ROOT / "_build" / "smoke").rglob("*.partial"))
 
 
 def test_text_sent_in_pieces_is_joined():
