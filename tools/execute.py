@@ -2,7 +2,7 @@
 
 The text twin is the source (its exercises come from book/exercises); cells of the committed notebook that are still the
 same keep their ids. At the `book` profile the notebook in book/ is replaced; at others the executed copy goes to
-_build/PROFILE/book/.
+_build/PROFILE/book/. A chapter that is not named on the command line is left alone when nothing it rests on changed.
 """
 
 from __future__ import annotations
@@ -81,17 +81,42 @@ def execute(name: str, profile: str, label: str) -> None:
         os.replace(partial, target)
 
 
-def expected_seconds(profile: str) -> dict[str, float]:
-    """Seconds each chapter took last time at this profile, where that is known."""
-    path = ROOT / "_build" / "seconds.json"
+def settle(name: str, profile: str, label: str) -> None:
+    """Execute a chapter; at `book`, where its page shows the measured cost, once more if that has changed."""
+    record = results(profile) / profile / f"{name}.json"
+    before = record.read_bytes() if record.exists() else b""
+    execute(name, profile, label)
+    if profile == "book" and record.exists() and record.read_bytes() != before:
+        execute(name, profile, f"{label}, with its cost")
+    _remember("stamps", profile, {name: stamp(name, profile)})
+
+
+def stamp(name: str, profile: str) -> str:
+    """A hash of what a chapter is made from and of what came out, to see whether it has to be executed again."""
+    package = [p for p in sorted((ROOT / "kdutils").rglob("*")) if p.suffix in {".py", ".toml", ".json", ".js", ".css"}]
+    made = [destination(profile) / f"{name}.ipynb", results(profile) / profile / f"{name}.json"]
+    h = hashlib.sha256()
+    for path in [
+        TEXT / f"{name}.md",
+        ROOT / "requirements.lock",
+        Path(__file__).with_name("normalise.py"),
+        *package,
+        *made,
+    ]:
+        h.update(path.read_bytes() if path.exists() else b"none")
+    return h.hexdigest()
+
+
+def _known(what: str, profile: str) -> dict:
+    path = ROOT / "_build" / f"{what}.json"
     return json.loads(path.read_text()).get(profile, {}) if path.exists() else {}
 
 
-def remember_seconds(profile: str, seconds: dict[str, float]) -> None:
-    path = ROOT / "_build" / "seconds.json"
+def _remember(what: str, profile: str, new: dict) -> None:
+    path = ROOT / "_build" / f"{what}.json"
     path.parent.mkdir(exist_ok=True)
     known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**known, profile: {**known.get(profile, {}), **seconds}}, indent=1))
+    path.write_text(json.dumps({**known, profile: {**known.get(profile, {}), **new}}, indent=1))
 
 
 def main() -> None:
@@ -107,15 +132,18 @@ def main() -> None:
     kept = results(options.profile)
     before = verdicts(kept / options.profile) if options.check else {}
     os.environ |= {"KDUTILS_PROFILE": options.profile, "KDUTILS_QUIET": "1", "KDUTILS_RESULTS": str(kept)}
-    names, known, started = options.names or chapters(), expected_seconds(options.profile), time.perf_counter()
+    known, started = _known("seconds", options.profile), time.perf_counter()
+    stamps = {} if options.check else _known("stamps", options.profile)
+    names = options.names or [n for n in chapters() if stamps.get(n) != stamp(n, options.profile)]
     for number, name in enumerate(names, 1):
         left = sum(known.get(n, 0) for n in names[number - 1 :])
         remaining = f", about {left:.0f} s left" if left else ""
         elapsed = time.perf_counter() - started
         begun = time.perf_counter()
-        execute(name, options.profile, f"chapter {number}/{len(names)} {name} ({elapsed:.0f} s so far{remaining})")
-        remember_seconds(options.profile, {name: round(time.perf_counter() - begun, 1)})
-    print(f"{len(names)} chapters executed at {options.profile} in {time.perf_counter() - started:.0f} s")
+        settle(name, options.profile, f"chapter {number}/{len(names)} {name} ({elapsed:.0f} s so far{remaining})")
+        _remember("seconds", options.profile, {name: round(time.perf_counter() - begun, 1)})
+    rest = "" if options.names else f"; the other {len(chapters()) - len(names)} are as they were"
+    print(f"{len(names)} chapters executed at {options.profile} in {time.perf_counter() - started:.0f} s{rest}")
     if options.profile == "book":
         update_readme()
         if set(chapters()) <= {path.stem for path in results("book").glob("book/*.json")}:

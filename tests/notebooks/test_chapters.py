@@ -187,6 +187,44 @@ def test_unknown_chapter_and_unknown_parameter_say_what_there_is(tmp_path):
     assert done.returncode == 1 and "unknown parameter 'stepz': a chapter has profile" in done.stderr
 
 
+def test_a_chapter_is_executed_again_only_when_something_has_changed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import execute
+
+    for name in ("ROOT", "BOOK", "TEXT"):
+        monkeypatch.setattr(execute, name, tmp_path / getattr(execute, name).relative_to(ROOT))
+    (tmp_path / "book" / "text").mkdir(parents=True)
+    (tmp_path / "kdutils").mkdir()
+    (tmp_path / "requirements.lock").touch()
+    for name in ("01_one", "02_two"):
+        (execute.TEXT / f"{name}.md").write_text(name)
+    done = []
+
+    def pretend(name, profile, label):
+        done.append(name)
+        target = execute.destination(profile) / f"{name}.ipynb"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(f"{name}, executed")
+
+    monkeypatch.setattr(execute, "execute", pretend)
+    monkeypatch.setattr(execute.exercises, "write", lambda: None)
+    (tmp_path / "_build" / "smoke").mkdir(parents=True)
+
+    def run(*names):
+        done.clear()
+        monkeypatch.setattr(sys, "argv", ["execute.py", "--profile", "smoke", *names])
+        execute.main()
+        return done
+
+    assert run() == ["01_one", "02_two"] and run() == []
+    (execute.TEXT / "02_two.md").write_text("other")
+    assert run() == ["02_two"] and run("01_one") == ["01_one"]
+    (execute.destination("smoke") / "01_one.ipynb").unlink()
+    assert run() == ["01_one"]
+    (tmp_path / "kdutils" / "new.py").write_text("x = 1")
+    assert run() == ["01_one", "02_two"]
+
+
 def test_stopping_a_chapter_leaves_nothing_half_written(tmp_path):
     runs = tmp_path / "runs"
     command = [sys.executable, ROOT / "tools" / "execute.py", "--profile", "smoke", "04_extraction"]
