@@ -15,7 +15,7 @@ then:
   its settings            kdutils/profiles.toml, if those of "parity" do not fit
   checks of its exercises kdutils/exercises, and tests/unit/test_exercises.py
   its line in the map     book/index.md
-  its first run           make execute CHAPTER={name}   (twice: a chapter shows the cost of the run before)
+  its first run           make execute CHAPTER={name}
   what it must hold to    make test"""
 
 
