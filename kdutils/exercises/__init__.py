@@ -12,7 +12,7 @@ from functools import wraps
 from typing import Any
 
 from kdutils.curriculum import Curriculum
-from kdutils.signals import Output
+from kdutils.signals import Hidden, Output
 
 
 class Wrong(AssertionError):
@@ -71,3 +71,10 @@ def need_outputs(plan: Curriculum, lengths: Sequence[int | None], networks: Sequ
         need(stage.steps == length, message)
         message = f"stage {number} matches {stage.signal}: the wrong kind of signal, or the wrong network"
         need(network is None or (isinstance(stage.signal, Output) and stage.signal.teacher is network), message)
+
+
+def need_hidden(plan: Curriculum, number: int, teacher: Any) -> None:
+    """Stage `number`, from 1, matches a hidden layer of `teacher`."""
+    signal = plan.stages[number - 1].signal
+    message = f"stage {number} should match the hidden layer of the final teacher; it matches {signal}"
+    need(isinstance(signal, Hidden) and signal.teacher is teacher, message)

@@ -10,7 +10,7 @@ import torch
 
 from kdutils import probes, seeding, stats, store
 from kdutils.ensemble import Ensemble
-from kdutils.exercises import close, exercise, need, need_outputs
+from kdutils.exercises import close, exercise, need, need_hidden, need_outputs
 from kdutils.models import MLP
 from kdutils.signals import Hidden
 
@@ -110,9 +110,7 @@ def check_late(late: Callable) -> None:
     teacher = MLP(4, 8)
     plan = late(teacher, 50, 200)
     need_outputs(plan, (50, 200, None), (teacher, None, teacher))
-    second = plan.stages[1].signal
-    message = f"stage 2 should match the hidden layer of the final teacher; it matches {second}"
-    need(isinstance(second, Hidden) and second.teacher is teacher, message)
+    need_hidden(plan, 2, teacher)
 
 
 @exercise

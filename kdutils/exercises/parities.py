@@ -9,10 +9,10 @@ from itertools import pairwise
 import torch
 
 from kdutils import cost, probes, seeding
-from kdutils.exercises import close, exercise, need, need_outputs
+from kdutils.exercises import close, exercise, need, need_hidden, need_outputs
 from kdutils.losses import distillation_loss
 from kdutils.models import MLP
-from kdutils.signals import Hidden, Output
+from kdutils.signals import Output
 
 # Chapter 1: sparse parities
 
@@ -181,9 +181,7 @@ def check_three_stages(three_stages: Callable) -> None:
     teacher, checkpoint = MLP(4, 8), MLP(4, 8)
     plan = three_stages(teacher, checkpoint)
     need_outputs(plan, (100, 200, None), (None, checkpoint, teacher))
-    first = plan.stages[0].signal
-    message = f"stage 1 should match the hidden layer of the final teacher; it matches {first}"
-    need(isinstance(first, Hidden) and first.teacher is teacher, message)
+    need_hidden(plan, 1, teacher)
 
 
 @exercise
