@@ -155,14 +155,19 @@ def _summary(run: Run) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity: write it as a word. Nor has it arrays: they become lists."""
+    """JSON has no infinity: write it as a word. Nor has it arrays: they become lists.
+
+    Numbers keep twelve digits: the last few hang on how many threads added them up.
+    """
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     if hasattr(value, "tolist"):
         return _finite(value.tolist())
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return float(f"{value:.12g}") if math.isfinite(value) else str(value)
+    return value
 
 
 class CostBox:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -101,10 +102,15 @@ class Lab:
         return run
 
     def _train(self, name: str, students: Ensemble, plan: Curriculum, steps: int, batch: int, **when: Any) -> Run:
-        self.used[self.label + name] = run = train(
+        run = train(
             students, self.task, plan, steps=steps, batch=batch, held_out_task=self.judge,
             held_out=self.settings.held_out, optimiser=self.optimiser, runs=self.runs, **when,
         )  # fmt: skip
+        name = self.label + name
+        others = (f"{name} ({n})" for n in itertools.count(2))  # plans of two arms may share a name, not a cost
+        while self.used.get(name, run).key != run.key:
+            name = next(others)
+        self.used[name] = run
         return run
 
     @staticmethod

@@ -77,6 +77,14 @@ def test_an_arm_chooses_among_plans_on_the_tuning_seeds(room: ParityLab) -> None
     assert set(room.used) == {"teacher", "5 steps, sweep", "20 steps, sweep", arm.name}
 
 
+def test_plans_of_one_name_are_two_runs_in_the_cost(room: ParityLab) -> None:
+    plans = [curriculum.from_labels("same"), curriculum.extracted(room.make_teacher(), steps=5, name="same")]
+    for plan in (*plans, *plans):
+        room.arm(plan)
+    assert set(room.used) == {"same", "same (2)", "same, sweep", "same, sweep (2)"}
+    assert len({run.key for run in room.used.values()}) == 4
+
+
 def test_asking_twice_trains_once(room: ParityLab, monkeypatch: pytest.MonkeyPatch) -> None:
     first = room.arm(curriculum.from_labels())
     monkeypatch.setattr("kdutils.training._Loop", None)
