@@ -229,8 +229,9 @@ def test_stopping_a_chapter_leaves_nothing_half_written(tmp_path):
     runs = tmp_path / "runs"
     command = [sys.executable, ROOT / "tools" / "execute.py", "--profile", "smoke", "04_extraction"]
     with subprocess.Popen(
-        command, env={**os.environ, "KDUTILS_RUNS": str(runs)}, stderr=subprocess.PIPE, text=True
-    ) as work:
+        command, env={**os.environ, "KDUTILS_RUNS": str(runs)}, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores Ctrl-C
+    ) as work:  # fmt: skip
         for _ in range(600):  # until the teacher is trained and kept
             time.sleep(0.1)
             if list(runs.glob("*.safetensors")):
