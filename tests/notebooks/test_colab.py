@@ -65,6 +65,16 @@ def copy_installed(python, names):
     return library
 
 
+# what the setup cell calls, and where anywidget looks (its `_util.py`) for what that call did
+OUTPUT = """class _widgets:
+    _installed_url = None
+
+
+def enable_custom_widget_manager():
+    _widgets._installed_url = "https://localhost/manager.js"
+"""
+
+
 def installed(python):
     command = [python, "-m", "pip", "list", "--format=json", "--disable-pip-version-check"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -80,7 +90,7 @@ def colab(tmp_path_factory):
     library = copy_installed(python, (*COLAB_HAS, papermill.__name__))
     (library / "google" / "colab").mkdir(parents=True)
     (library / "google" / "colab" / "__init__.py").write_text("")
-    (library / "google" / "colab" / "output.py").write_text("def enable_custom_widget_manager():\n    pass\n")
+    (library / "google" / "colab" / "output.py").write_text(OUTPUT)
     (library / "colab.pth").write_text("import google.colab\n")  # loaded when Python starts, as in Colab's kernel
     tree = folder / "tree"
     tree.mkdir()
