@@ -66,7 +66,7 @@ def copy_installed(python, names):
 
 
 # what the setup cell calls, and where anywidget looks (its `_util.py`) for what that call did
-OUTPUT = """class _widgets:
+COLAB_OUTPUT = """class _widgets:
     _installed_url = None
 
 
@@ -90,7 +90,7 @@ def colab(tmp_path_factory):
     library = copy_installed(python, (*COLAB_HAS, papermill.__name__))
     (library / "google" / "colab").mkdir(parents=True)
     (library / "google" / "colab" / "__init__.py").write_text("")
-    (library / "google" / "colab" / "output.py").write_text(OUTPUT)
+    (library / "google" / "colab" / "output.py").write_text(COLAB_OUTPUT)
     (library / "colab.pth").write_text("import google.colab\n")  # loaded when Python starts, as in Colab's kernel
     tree = folder / "tree"
     tree.mkdir()
