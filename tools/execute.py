@@ -24,6 +24,7 @@ import nbformat
 import papermill
 import scorecard
 from jupytext.combine import combine_inputs_with_outputs
+from nbclient.exceptions import DeadKernelError
 from normalise import normalise
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,5 +187,6 @@ def verdicts(folder: Path) -> dict[str, str]:
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:
-        sys.exit("stopped; finished runs are kept, and the same command goes on from there")
+    except (KeyboardInterrupt, DeadKernelError) as stop:  # a Ctrl-C may reach us as either: nbclient ends the kernel
+        what = "the kernel is gone (Ctrl-C, or out of memory)" if isinstance(stop, DeadKernelError) else "stopped"
+        sys.exit(f"{what}; finished runs are kept, and the same command goes on from there")
