@@ -15,7 +15,7 @@ from kdutils.parity import SparseParity
 from kdutils.training import train
 
 SEEDS, RATES = [3, 1, 4], [0.05, 0.5]
-TEACHER = MLP(6, 20)
+TEACHER = MLP(12, 20)
 
 
 class Normed(nn.Module):
@@ -23,7 +23,7 @@ class Normed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.hidden, self.act, self.norm = nn.Linear(6, 7), nn.ReLU(), nn.LayerNorm(7)
+        self.hidden, self.act, self.norm = nn.Linear(12, 7), nn.ReLU(), nn.LayerNorm(7)
         self.mix, self.readout = nn.Linear(7, 7, bias=False), nn.Linear(7, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -39,16 +39,17 @@ PLANS = [
 ]
 
 
-@pytest.mark.parametrize("make", [partial(MLP, 6, 8), Normed], ids=["MLP", "Normed"])
+@pytest.mark.parametrize("make", [partial(MLP, 12, 8), Normed], ids=["MLP", "Normed"])
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 def test_a_member_does_not_notice_the_others(make: Callable[[], nn.Module], plan: Curriculum) -> None:
     """Alone or together, a seed at a learning rate sees the same weights, samples, projections and updates."""
     options = {"steps": 60, "batch": 16, "evaluate_every": 10, "held_out": 256}
-    together = train(Ensemble(make, SEEDS, RATES), SparseParity(6, 2), plan, **options)
+    # 12 inputs: of 6, one near tie would turn four of the 256 held-out samples at once
+    together = train(Ensemble(make, SEEDS, RATES), SparseParity(12, 2), plan, **options)
     for member in (0, 1, 5):
         seed, rate = together.students.seed_of(member), together.students.learning_rate_of(member)
-        alone = train(Ensemble(make, [seed], [rate]), SparseParity(6, 2), plan, **options)
-        np.testing.assert_allclose(alone.loss[:, 0], together.loss[:, member], atol=1e-4)
+        alone = train(Ensemble(make, [seed], [rate]), SparseParity(12, 2), plan, **options)
+        np.testing.assert_allclose(alone.loss[:, 0], together.loss[:, member], atol=1e-5)
         np.testing.assert_allclose(alone.accuracy[:, 0], together.accuracy[:, member], atol=2 / 256)  # near ties
         np.testing.assert_allclose(alone.flops, together.flops)
 
@@ -69,11 +70,11 @@ def test_only_the_seed_decides_where_a_member_starts() -> None:
     assert torch.equal(again.parameters["hidden.weight"][0], students.parameters["hidden.weight"][2])
 
 
-@pytest.mark.parametrize("make", [partial(MLP, 6, 8), Normed], ids=["MLP", "Normed"])
+@pytest.mark.parametrize("make", [partial(MLP, 12, 8), Normed], ids=["MLP", "Normed"])
 @pytest.mark.parametrize(("seeds", "rates"), [(SEEDS, RATES), ([2], [0.1])])
 def test_a_member_is_the_stacked_forward_pass(make: Callable[[], nn.Module], seeds: list, rates: list) -> None:
     students = Ensemble(make, seeds, rates)
-    x = torch.randn(len(seeds), 5, 6)
+    x = torch.randn(len(seeds), 5, 12)
     out = students.outputs(x, ("act", ""))
     for index in range(len(students)):
         network, batch = students.member(index), x[index % len(seeds)]
