@@ -135,10 +135,16 @@ def paired_blocks(teacher_layers: int, student_layers: int) -> list[tuple[str, s
 
 
 def fitnets(
-    teacher: nn.Module, layer: str = "act", student_layer: str = "act", steps: int = 500, name: str = "FitNets"
+    teacher: nn.Module,
+    layer: str = "act",
+    student_layer: str = "act",
+    steps: int = 500,
+    positions: str = "all",
+    name: str = "FitNets",
 ) -> Curriculum:
     """Two stages (Romero et al., 2015): the hidden layer through a learned regressor, then the output."""
-    return Curriculum(name, (Stage(Regressed(teacher, layer, student_layer), steps), Stage(Output(teacher))))
+    hint = Regressed(teacher, layer, student_layer, positions=positions)
+    return Curriculum(name, (Stage(hint, steps), Stage(Output(teacher))))
 
 
 def annealed(

@@ -45,10 +45,11 @@ def distillation_loss(
     >>> all(abs(distillation_loss(z, z + shift, 2.0, 2.0)) < 1e-6 for shift in (0, 5))
     True
     """
-    return divergence(student_logits, teacher_logits, teacher_temperature, student_temperature).mean(-1)
+    teacher = F.log_softmax(teacher_logits / teacher_temperature, -1)
+    return divergence(student_logits, teacher, student_temperature).mean(-1)
 
 
-def divergence(student_logits: torch.Tensor, teacher_logits: torch.Tensor, t: float, s: float) -> torch.Tensor:
-    """`distillation_loss` by position: (..., classes) -> (...)."""
-    teacher, student = F.log_softmax(teacher_logits / t, -1), F.log_softmax(student_logits / s, -1)
-    return s**2 * (teacher.exp() * (teacher - student)).sum(-1)
+def divergence(student_logits: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """`distillation_loss` by position, of the (tempered) teacher's log-probabilities: (..., classes) -> (...)."""
+    student = F.log_softmax(student_logits / temperature, -1)
+    return temperature**2 * (teacher.exp() * (teacher - student)).sum(-1)

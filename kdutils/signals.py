@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kdutils import models, seeding
+from kdutils import models, positions, seeding
 from kdutils.ensemble import Ensemble
 from kdutils.losses import IGNORE, cross_entropy, divergence, mean
 from kdutils.projections import Projection, gaussian
@@ -60,15 +60,6 @@ def _read(teacher: nn.Module, x: torch.Tensor, path: str) -> torch.Tensor:
     return models.outputs_at(teacher, x.flatten(0, 1), (path,))[path].unflatten(0, x.shape[:2])
 
 
-def _moments(sample: torch.Tensor, weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean of every unit of a sample (seeds, n, units), and one root mean square around them a seed."""
-    w = torch.ones_like(sample[..., :1]) if weights is None else weights.to(sample.dtype)[..., None]
-    w = w / w.sum(1, keepdim=True).clamp_min(1)
-    centre = (sample * w).sum(1, keepdim=True)
-    size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt().clamp_min(1e-12)
-    return centre, size
-
-
 @dataclass(frozen=True)
 class Labels:
     """The task's own labels; cross-entropy."""
@@ -105,18 +96,20 @@ class Output:
 
     def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         teacher = _frozen(self.teacher, students.device)
-        temperatures = self.teacher_temperature, self.student_temperature
 
         def target(x: torch.Tensor, y: torch.Tensor) -> Any:
-            logits = _read(teacher, x, models.OUTPUT)
-            return (logits, y != IGNORE) if logits.dim() > 3 else logits  # one label a sample: asked everywhere
+            wanted = _read(teacher, x, models.OUTPUT)
+            if self.share == 1:  # once a seed, not once a member
+                wanted = F.log_softmax(wanted / self.teacher_temperature, -1)
+            return (wanted, y != IGNORE) if wanted.dim() > 3 else wanted  # one label a sample: asked everywhere
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
-            logits, asked = target if isinstance(target, tuple) else (target, None)
+            wanted, asked = target if isinstance(target, tuple) else (target, None)
             own = values[models.OUTPUT]
             if self.share < 1:
-                logits = torch.lerp(own.detach(), logits, self.share)
-            return mean(divergence(own, logits, *temperatures), asked)
+                mixed = torch.lerp(own.detach(), wanted, self.share)
+                wanted = F.log_softmax(mixed / self.teacher_temperature, -1)
+            return mean(divergence(own, wanted, self.student_temperature), asked)
 
         return Bound((models.OUTPUT,), target, loss)
 
@@ -159,14 +152,14 @@ class Hidden:
 
     def __post_init__(self) -> None:
         models.module_at(self.teacher, self.layer)
-        for field_name, choices in (("positions", ("all", "asked", "tokens")), ("normalise", ("sample", "position"))):
-            if getattr(self, field_name) not in choices:
-                raise ValueError(f"{field_name} must be one of {choices}, not {getattr(self, field_name)!r}")
+        positions.check(self.positions)
+        if self.normalise not in ("sample", "position"):
+            raise ValueError(f"normalise must be one of ('sample', 'position'), not {self.normalise!r}")
 
     def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         teacher = _frozen(self.teacher, students.device)
         hidden = _read(teacher, x, self.layer)
-        weights = self._weights(x, y, hidden)
+        weights = positions.counted(self.positions, teacher, x, y, hidden)
         hidden, weights = hidden.flatten(1, -2), None if weights is None else weights.flatten(1)
         width = students.width_at(self.student_layer, x)
         sample = [h if weights is None else h[weights[i]] for i, h in enumerate(hidden)]
@@ -175,8 +168,8 @@ class Hidden:
         def draw() -> torch.Tensor:
             return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams, strict=True)])
 
-        projection, (centre, _) = draw(), _moments(hidden, weights)
-        _, size = _moments(hidden @ projection.mT, weights)
+        projection, (centre, _) = draw(), positions.moments(hidden, weights)
+        _, size = positions.moments(hidden @ projection.mT, weights)
         mu = centre @ projection.mT
 
         def target(x: torch.Tensor, y: torch.Tensor) -> Any:
@@ -188,7 +181,7 @@ class Hidden:
             wanted = (self.scale / size * (h.flatten(1, -2) @ p.mT - offset)).view(*h.shape[:-1], width)
             if self.normalise == "position":
                 wanted = F.layer_norm(wanted, wanted.shape[-1:])
-            weights = self._weights(x, y, h)
+            weights = positions.counted(self.positions, teacher, x, y, h)
             return wanted if weights is None else (wanted, weights)
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
@@ -199,18 +192,6 @@ class Hidden:
             return mean(0.5 * (h - wanted).square().sum(-1), weights)
 
         return Bound((self.student_layer,), target, loss, tensors={"projection": projection})
-
-    def _weights(self, x: torch.Tensor, y: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor | None:
-        """Which positions (seeds, batch, length) count; None for all."""
-        if self.positions == "all":
-            return None
-        padding = getattr(self.teacher, "padding", None)
-        if self.positions == "tokens" and padding is None:
-            return None
-        per_position = x if self.positions == "tokens" else y
-        if per_position is None or per_position.shape != hidden.shape[:-1]:
-            raise ValueError(f"positions={self.positions!r} needs a layer and a task with one entry a position")
-        return x != padding if self.positions == "tokens" else y != IGNORE
 
     def __str__(self) -> str:
         function = getattr(self.projection, "func", self.projection)  # inside a functools.partial
@@ -224,22 +205,26 @@ class Regressed:
 
     $\frac{m_S}{2} E \, \mathrm{mean}((R h_S + r - (h_T - \mu) / s)^2)$: the mean over the teacher's neurons,
     times the student's width so that the size of the gradient is that of `Hidden`. The map starts at
-    N(0, 1/m_S), is trained at the member's own learning rate and thrown away with the stage.
+    N(0, 1/m_S), is trained at the member's own learning rate and thrown away with the stage. The other fields
+    are those of `Hidden`.
     """
 
     teacher: nn.Module
     layer: str = "act"
     student_layer: str = "act"
     name: str = "final teacher"
+    positions: str = "all"
 
     def __post_init__(self) -> None:
         models.module_at(self.teacher, self.layer)
+        positions.check(self.positions)
 
     def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         teacher = _frozen(self.teacher, students.device)
-        sample = _read(teacher, x, self.layer).flatten(1, -2)
-        centre, size = _moments(sample)
-        width, teacher_width = students.width_at(self.student_layer, x), sample.shape[-1]
+        hidden = _read(teacher, x, self.layer)
+        weights = positions.counted(self.positions, teacher, x, y, hidden)
+        centre, size = positions.moments(hidden.flatten(1, -2), None if weights is None else weights.flatten(1))
+        width, teacher_width = students.width_at(self.student_layer, x), hidden.shape[-1]
         maps = torch.stack([
             torch.randn(
                 width, teacher_width, generator=seeding.generator(seed, "regressor", device=x.device), device=x.device
@@ -249,12 +234,16 @@ class Regressed:
         regressor = students.spread(maps / width**0.5).clone().requires_grad_(True)
         offset = torch.zeros(len(students), 1, teacher_width, device=x.device, requires_grad=True)
 
-        def target(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            return (_read(teacher, x, self.layer).flatten(1, -2) - centre) / size
+        def target(x: torch.Tensor, y: torch.Tensor) -> Any:
+            h = _read(teacher, x, self.layer)
+            weights = positions.counted(self.positions, teacher, x, y, h)
+            wanted = (h.flatten(1, -2) - centre) / size
+            return wanted if weights is None else (wanted, weights.flatten(1))
 
-        def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
+            wanted, weights = target if isinstance(target, tuple) else (target, None)
             guess = torch.baddbmm(offset, values[self.student_layer].flatten(1, -2), regressor)
-            return 0.5 * width * (guess - target).square().mean((1, 2))
+            return 0.5 * width * mean((guess - wanted).square().mean(-1), weights)
 
         return Bound((self.student_layer,), target, loss, parameters={"regressor": regressor, "offset": offset})
 

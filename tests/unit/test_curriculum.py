@@ -119,8 +119,10 @@ def test_positions_and_scale_reach_every_hidden_stage() -> None:
     assert isinstance(last.signal, Output)
     plain = curriculum.extracted(TEACHER).stages[0].signal
     assert plain == Hidden(TEACHER) and (plain.positions, plain.normalise) == ("all", "sample")
-    with pytest.raises(ValueError, match="positions must be one of"):
-        curriculum.extracted(TEACHER, positions="some")
+    assert curriculum.fitnets(TEACHER, positions="asked").stages[0].signal.positions == "asked"
+    for plan in (curriculum.extracted, curriculum.fitnets):
+        with pytest.raises(ValueError, match="positions must be one of"):
+            plan(TEACHER, positions="some")
 
 
 def depths(teacher: int, student: int) -> list[int]:

@@ -1,6 +1,7 @@
 """Hidden layers of sequences: which positions count, and what layer-normalising both sides does."""
 
 import copy
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from kdutils import projections, seeding
 from kdutils.ensemble import Ensemble
 from kdutils.losses import IGNORE
 from kdutils.models import MLP
-from kdutils.signals import Hidden, Signal
+from kdutils.signals import Hidden, Regressed, Signal
 
 TOKENS, LENGTH, PAD = 4, 6, 0
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -74,15 +75,25 @@ def with_other_padding(teacher: nn.Sequential) -> nn.Sequential:
     return other
 
 
-@pytest.mark.parametrize("normalise", ["sample", "position"])
-@pytest.mark.parametrize("projection", [projections.gaussian, projections.orthonormal, projections.pca])
+@pytest.mark.parametrize(
+    "signal",
+    [
+        Regressed,
+        *(
+            partial(Hidden, projection=projection, normalise=normalise)
+            for projection in (projections.gaussian, projections.orthonormal, projections.pca)
+            for normalise in ("sample", "position")
+        ),
+    ],
+    ids=lambda s: " ".join(getattr(v, "__name__", str(v)) for v in getattr(s, "keywords", {"": s}).values()),
+)
 @pytest.mark.parametrize("positions", ["asked", "tokens"])
 def test_positions_not_chosen_have_no_say(
-    positions: str, projection: projections.Projection, normalise: str, students: Ensemble, batch: Batch
+    positions: str, signal: Callable[..., Signal], students: Ensemble, batch: Batch
 ) -> None:
     """Neither in the calibration nor in the loss, on either side; where all count, they do."""
     teacher, x = deep(8, PAD), batch[0]
-    make = partial(Hidden, layer="0", student_layer="0", projection=projection, normalise=normalise)
+    make = partial(signal, layer="0", student_layer="0")
     first, second = (
         losses(make(net, positions=positions), students, batch) for net in (teacher, with_other_padding(teacher))
     )
@@ -150,6 +161,9 @@ def test_unknown_choices_list_those_there_are(wrong: dict) -> None:
     choices = r"'all', 'asked', 'tokens'" if "positions" in wrong else r"'sample', 'position'"
     with pytest.raises(ValueError, match=rf"{next(iter(wrong))} must be one of \({choices}\), not "):
         Hidden(deep(), "0", "0", **wrong)
+    if "positions" in wrong:
+        with pytest.raises(ValueError, match=f"positions must be one of .*{choices}"):
+            Regressed(deep(), "0", "0", **wrong)
 
 
 def test_asked_positions_need_one_label_a_position(students: Ensemble, batch: Batch) -> None:
