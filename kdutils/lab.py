@@ -122,6 +122,14 @@ class Lab:
             raise ValueError("the run kept no checkpoint at an evaluated step: train it with keep_every")
         return min(known, key=lambda step: abs(at[step] - accuracy))
 
+    @staticmethod
+    def checkpoint_late(trained: Run) -> int:
+        """The kept step halfway between the first at which the teacher is done (`DONE`) and its last."""
+        at = dict(zip(trained.steps.tolist(), trained.accuracy[:, 0].tolist(), strict=True))
+        kept = sorted(trained.snapshots)
+        done = [step for step in kept if at.get(step, 0) >= DONE] or kept
+        return min(kept, key=lambda step: abs(step - (done[0] + kept[-1]) / 2))
+
 
 class ParityLab(Lab):
     """A sparse parity; two-layer networks by plain SGD."""

@@ -19,7 +19,7 @@ RESULTS, TEXT, PAGE = ROOT / "book" / "results" / "book", ROOT / "book" / "text"
 # (who, what they claim in our words, ids of the claims that bear on it)
 PAPERS = (
     ("panigrahi2025", "Training on the final teacher alone can be about as slow as training on labels.",
-     ("one-shot-stuck",)),
+     ("one-shot-like-labels", "one-shot-stuck")),
     ("panigrahi2025", "A checkpoint from the teacher's jump makes students faster than the final teacher does.",
      ("middle-beats-one-shot", "middle-beats-early", "middle-beats-late")),
     ("panigrahi2025", "In the jump the teacher's output correlates with the single bits of the support.",
@@ -32,7 +32,7 @@ PAPERS = (
      ("grammar-progressive-vs-one-shot",)),
     ("gupta2025", "Two-layer networks on parities: extraction is far better than one-shot.",
      ("extraction-vs-one-shot", "extraction-vs-labels")),
-    ("gupta2025", "Two-layer networks on parities: extraction is similar to progressive distillation.",
+    ("gupta2025", "The same: extraction is similar to progressive distillation (tested here: as fast, or faster).",
      ("extraction-vs-progressive",)),
     ("gupta2025", "Extraction on parities has theoretical guarantees.", ()),
     ("gupta2025", "Transformers on parities: extraction is better than one-shot.",

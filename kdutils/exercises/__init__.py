@@ -31,11 +31,14 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
-def exercise(properties: Callable[[Callable], None]) -> Callable[[Callable], None]:
-    """A check from the properties of a right answer: what goes wrong while it is tried becomes one line."""
+def exercise(properties: Callable[..., None]) -> Callable[..., None]:
+    """A check from the properties of a right answer: what goes wrong while it is tried becomes one line.
+
+    What the check is given besides the answer, such as an arm of the page, goes to `properties` as it is.
+    """
 
     @wraps(properties)
-    def check(answer: Callable) -> None:
+    def check(answer: Callable, *given: Any) -> None:
         name = getattr(answer, "__name__", "the answer")
 
         def ask(*arguments: Any) -> Any:
@@ -47,7 +50,7 @@ def exercise(properties: Callable[[Callable], None]) -> Callable[[Callable], Non
             return value
 
         try:
-            properties(ask)
+            properties(ask, *given)
         except Wrong:
             raise
         except Exception as error:

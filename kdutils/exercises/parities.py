@@ -10,8 +10,10 @@ import torch
 
 from kdutils import cost, probes, seeding
 from kdutils.exercises import close, exercise, need, need_hidden, need_outputs
+from kdutils.lab import Lab
 from kdutils.losses import distillation_loss
 from kdutils.models import MLP
+from kdutils.record import Run
 from kdutils.signals import Output
 
 # Chapter 1: sparse parities
@@ -142,14 +144,16 @@ def check_all_moments(all_moments: Callable) -> None:
 
 
 @exercise
-def check_by_accuracy(by_accuracy: Callable) -> None:
-    """`by_accuracy()`: {0.6: Times, 0.9: Times}, students of the checkpoints nearest to these accuracies."""
+def check_by_accuracy(by_accuracy: Callable, trained: Run) -> None:
+    """`by_accuracy()`: {0.6: (step, Times), 0.9: the same}, the teacher's checkpoints nearest to these accuracies."""
     found = by_accuracy()
     need(set(found) == {0.6, 0.9}, f"the keys should be 0.6 and 0.9, not {list(found)}")
-    for target, times in found.items():
+    for target, (step, times) in found.items():
+        nearest = Lab.checkpoint_near(trained, target)
+        need(step == nearest, f"the checkpoint nearest to {target} is that of step {nearest}, not {step}")
         seeds = len(times.values)
         need(seeds >= 5, f"{seeds} seeds at {target}: report at least 5, the unfinished ones included")
-    need(len({times.limit for times in found.values()}) == 1, "both arms need the same budget of samples")
+    need(len({times.limit for _, times in found.values()}) == 1, "both arms need the same budget of samples")
 
 
 @exercise

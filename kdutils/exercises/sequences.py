@@ -101,10 +101,11 @@ def check_best_loss(best_loss: Callable) -> None:
 
 
 @exercise
-def check_trials(trials: Callable) -> None:
-    """`trials()`: {name: Arm} of all variants of the extraction arm that were tried."""
+def check_trials(trials: Callable, page: stats.Arm) -> None:
+    """`trials()`: {name: Arm} of all variants of the page's extraction arm that were tried, and that arm itself."""
     arms = trials()
     need(len(arms) >= 3, f"{len(arms)} arms: report the one of the page and at least two changes")
+    need(any(arm.run.key == page.run.key for arm in arms.values()), "the arm of the page is missing")
     _fair(arms)
     stages = [str(arm.run.settings["curriculum"]["stages"]) for arm in arms.values()]
     need(len(set(stages)) == len(stages), "two of the arms have the same stages")

@@ -34,7 +34,8 @@ MORE = {
     "07_transformers": "teacher = lab.make_teacher()",
     "08_grammar": "teacher = lab.make_teacher()\n"
     "layers = curriculum.paired_blocks(cfg.layers, cfg.layers)\n"
-    "hidden = {'positions': 'tokens', 'normalise': 'position'}",
+    "hidden = {'positions': 'tokens', 'normalise': 'position'}\n"
+    "arms = {'extraction': lab.arm(curriculum.extracted(teacher, layers, 3, **hidden, name='3 steps a layer'))}",
 }
 
 
@@ -94,6 +95,7 @@ MISTAKES = [
     ("02", 4, "sorted(trained.snapshots)", "sorted(trained.snapshots)[-9:]", "go from chance to nearly 1"),
     ("03", 1, "500", "50", "stage 1 should take 500"),
     ("03", 2, "(0.6, 0.9)", "(0.6,)", "keys should be 0.6 and 0.9"),
+    ("03", 2, "(trained, target)", "(trained, 1.0)", "nearest to 0.6 is"),
     (
         "03",
         3,
@@ -153,7 +155,14 @@ MISTAKES = [
     ("08", 1, "0.5 if", "1.0 if", "another probability than 1"),
     ("08", 2, "rate=rate", "rate=0.3", "less there is to go by"),
     ("08", 2, ".loss", ".loss / np.log(2)", "the optimum is near"),
-    ("08", 3, '"unscaled": {"normalise": "sample"},', "", "2 arms"),
+    ("08", 3, ', "no layer norms": {"normalise": "sample"}', "", "2 arms"),
+    (
+        "08",
+        3,
+        '{"extraction": arms["extraction"], ',
+        '{"extraction": lab.arm(curriculum.from_labels()), ',
+        "of the page is",
+    ),
     ("08", 3, '{"normalise": "sample"}', "{}", "the same stages"),
     ("09", 1, "-log_probabilities", "log_probabilities", "has that perplexity"),
     (

@@ -104,6 +104,16 @@ def test_a_watched_student_is_kept_from_its_start_to_the_end_of_the_budget(room:
         assert torch.equal(run.snapshots[120]["hidden.weight"], run.students.parameters["hidden.weight"])
 
 
+def test_late_checkpoint_is_past_the_jump_and_before_the_end(fake_run: Callable[..., Run]) -> None:
+    run = fake_run([[0.5], [0.6], [0.995], [0.98], [0.999], [1.0]], [1], every=10)
+    run.snapshots.update(dict.fromkeys(run.steps.tolist()))
+    done, last = run.steps[2], run.steps[-1]
+    assert done < ParityLab.checkpoint_late(run) < last
+    never = fake_run([[0.5], [0.5], [0.5]], [1], every=10)
+    never.snapshots.update(dict.fromkeys(never.steps.tolist()))
+    assert ParityLab.checkpoint_late(never) in never.snapshots
+
+
 def test_checkpoint_nearest_to_an_accuracy(fake_run: Callable[..., Run]) -> None:
     run = fake_run([[0.5], [0.55], [0.8], [0.97]], [1], every=10)
     run.snapshots.update(dict.fromkeys([10, 15, 20, 30]))
