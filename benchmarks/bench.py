@@ -108,11 +108,11 @@ def main() -> None:
         stacked, single = (step(make, n, bits, batch, labels, 20, Adam()) for n in (members, 1))
         block = [(members, rows, width, n * width) for n in (3, 1, 4)] + [(members, rows, 4 * width, width)]
         attention = [(members * batch * heads, d, 8, d), (members * batch * heads, d, d, 8)]
-        alone = least(products(*2 * (block + attention)))
+        alone = least(products(*2 * (block + attention)), number=5)
         # how much of a step plain torch leaves to them: one network that reads the samples of all seven
         hand = least(by_hand(make(), bits, members * batch, partial(torch.optim.Adam, fused=True)), number=5)
         merged = [(1, members * n, a, b) for _, n, a, b in block]
-        plain = least(products(*2 * (merged + attention)))
+        plain = least(products(*2 * (merged + attention)), number=5)
         print(f"transformers of width {width:3}: 7 stacked / 7 in a loop {stacked / (7 * single):6.2f}")
         print(f"{'matmuls of their step / the step':>46}{alone / stacked:6.0%}   (target at least 50%)")
         print(f"{'the same, one network in a plain torch loop':>46}{plain / hand:6.0%}")
