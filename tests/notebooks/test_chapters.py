@@ -69,7 +69,7 @@ def test_exercises_are_graded_checked_and_solved(name):
         stub, *solution = part.split("<summary>Solution</summary>\n")
         assert len(solution) == 1, f"exercise {number} needs one hidden solution {mend}"
         for block in (stub, solution[0]):
-            assert re.search(r"```python\n.*^check_\w+\(\w+\)$", block, re.MULTILINE | re.DOTALL), (
+            assert re.search(r"```python\n.*^check_\w+\(\w+(, .+)?\)$", block, re.MULTILINE | re.DOTALL), (
                 f"end the code of exercise {number} with its `check_...(function)` {mend}"
             )
         assert "...  # your code" in stub and "...  # your code" not in solution[0], (
