@@ -116,19 +116,28 @@ class Lab:
     @staticmethod
     def checkpoint_near(trained: Run, accuracy: float = MIDDLE) -> int:
         """The kept step at which the teacher's held-out accuracy was nearest to `accuracy`."""
-        at = dict(zip(trained.steps.tolist(), trained.accuracy[:, 0].tolist(), strict=True))
-        known = [step for step in trained.snapshots if step in at]
-        if not known:
-            raise ValueError("the run kept no checkpoint at an evaluated step: train it with keep_every")
-        return min(known, key=lambda step: abs(at[step] - accuracy))
+        at = _kept(trained)
+        return min(at, key=lambda step: abs(at[step] - accuracy))
 
     @staticmethod
     def checkpoint_late(trained: Run) -> int:
-        """The kept step halfway between the first at which the teacher is done (`DONE`) and its last."""
-        at = dict(zip(trained.steps.tolist(), trained.accuracy[:, 0].tolist(), strict=True))
-        kept = sorted(trained.snapshots)
-        done = [step for step in kept if at.get(step, 0) >= DONE] or kept
-        return min(kept, key=lambda step: abs(step - (done[0] + kept[-1]) / 2))
+        """The kept step halfway between the first at which the teacher is done (`DONE`) and its last.
+
+        Never the last one itself where there is another: that is the final teacher.
+        """
+        at = _kept(trained)
+        *earlier, last = at
+        first = next((step for step in at if at[step] >= DONE), last)
+        return min(earlier or [last], key=lambda step: abs(step - (first + last) / 2))
+
+
+def _kept(trained: Run) -> dict[int, float]:
+    """{step: held-out accuracy} of the checkpoints that a teacher's run kept, in order."""
+    at = dict(zip(trained.steps.tolist(), trained.accuracy[:, 0].tolist(), strict=True))
+    kept = {step: at[step] for step in sorted(trained.snapshots) if step in at}
+    if not kept:
+        raise ValueError("the run kept no checkpoint at an evaluated step: train it with keep_every")
+    return kept
 
 
 class ParityLab(Lab):

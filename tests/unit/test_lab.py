@@ -111,7 +111,10 @@ def test_late_checkpoint_is_past_the_jump_and_before_the_end(fake_run: Callable[
     assert done < ParityLab.checkpoint_late(run) < last
     never = fake_run([[0.5], [0.5], [0.5]], [1], every=10)
     never.snapshots.update(dict.fromkeys(never.steps.tolist()))
-    assert ParityLab.checkpoint_late(never) in never.snapshots
+    assert ParityLab.checkpoint_late(never) == never.steps[-2]
+    never.snapshots.clear()
+    with pytest.raises(ValueError, match="kept no checkpoint"):
+        ParityLab.checkpoint_late(never)
 
 
 def test_checkpoint_nearest_to_an_accuracy(fake_run: Callable[..., Run]) -> None:
