@@ -92,9 +92,11 @@ class Ensemble:
             return models.outputs_at(self.skeleton, batch, paths, state)
 
         state = {**self.parameters, **self.buffers}
-        if len(self) == 1:  # the same thing without vmap's overhead
+        if len(self) == 1:  # the same thing without the overhead of a dimension
             single = one({name: value.squeeze(0) for name, value in state.items()}, x.squeeze(0))
             return {path: value[None] for path, value in single.items()}
+        if type(self.skeleton) in models.STACKING:
+            return one(state, self.spread(x))
         with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused kernels: it would loop over members
             return vmap(one, randomness="different")(state, self.spread(x))
 

@@ -10,6 +10,38 @@ from torch.nn import functional as F
 OUTPUT = ""  # the path of a module in itself (`nn.Module.get_submodule("")`): the network's own output
 
 
+class Linear(nn.Linear):
+    """torch's; weights stacked by members (members, out, in) take inputs (members, ..., in)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.weight.dim() == 2:
+            return super().forward(x)
+        rows = torch.baddbmm(self.bias.unsqueeze(1), x.flatten(1, -2), self.weight.mT)
+        return rows.view(*x.shape[:-1], -1)
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's, over the last dimension; weights stacked by members (members, width) take inputs (members, ..., width)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.weight.dim() == 1:
+            return super().forward(x)
+        shape = len(self.weight), *[1] * (x.dim() - 2), -1
+        normed = F.layer_norm(x, self.normalized_shape, eps=self.eps)
+        return torch.addcmul(self.bias.view(shape), normed, self.weight.view(shape))
+
+
+class Embedding(nn.Embedding):
+    """torch's; a table stacked by members (members, rows, width) takes ids (members, ...)."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        if self.weight.dim() == 2:
+            return super().forward(ids)
+        members, rows, _ = self.weight.shape
+        first = torch.arange(0, members * rows, rows, device=ids.device).view(-1, *[1] * (ids.dim() - 1))
+        return F.embedding(ids + first, self.weight.flatten(0, 1))
+
+
 class MLP(nn.Module):
     """Two-layer network: Linear(d, width) - ReLU - Linear(width, classes), torch's default initialisation.
 
@@ -18,9 +50,9 @@ class MLP(nn.Module):
 
     def __init__(self, d: int, width: int, classes: int = 2) -> None:
         super().__init__()
-        self.hidden = nn.Linear(d, width)
+        self.hidden = Linear(d, width)
         self.act = nn.ReLU()
-        self.readout = nn.Linear(width, classes)
+        self.readout = Linear(width, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (..., classes) of inputs (..., d)."""
@@ -33,18 +65,20 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
+        self.qkv, self.project = Linear(width, 3 * width), Linear(width, width)
+        self.up, self.down = Linear(width, 4 * width), Linear(4 * width, width)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}"  # no weight shows it, and the store tells networks apart by both
 
     def forward(self, h: torch.Tensor, causal: bool, attend: torch.Tensor | None = None) -> torch.Tensor:
-        """(batch, length, width) -> the same; `attend` (batch, 1, 1, length) is False at keys to be ignored."""
-        q, k, v = self.qkv(self.norm1(h)).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2).unbind(0)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend, is_causal=causal)
-        h = h + self.project(mixed.transpose(-3, -2).flatten(-2))
+        """(..., batch, length, width) -> the same; `attend` (..., batch, 1, 1, length) is False at keys to be ignored."""
+        qkv = self.qkv(self.norm1(h)).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2)
+        q, k, v = qkv.flatten(1, -4).unbind(0)  # torch's attention is fused for one batch dimension only
+        mask = None if attend is None else attend.flatten(0, -4)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        h = h + self.project(mixed.transpose(-3, -2).reshape(h.shape))
         return h + self.down(F.relu(self.up(self.norm2(h))))
 
 
@@ -88,9 +122,9 @@ class Transformer(nn.Module):
         if last and padding is not None:
             raise ValueError("with padding the last position is not the end of every row: read every position")
         self.causal, self.last, self.padding, self.context = causal, last, padding, context
-        self.embed, self.position = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
+        self.embed, self.position = Embedding(vocabulary, width), Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.norm, self.readout = nn.LayerNorm(width), nn.Linear(width, classes or vocabulary)
+        self.norm, self.readout = LayerNorm(width), Linear(width, classes or vocabulary)
         for table in (self.embed, self.position):
             nn.init.normal_(table.weight, std=0.02)
 
@@ -102,12 +136,15 @@ class Transformer(nn.Module):
         length = tokens.shape[-1]
         if length > self.context:
             raise ValueError(f"a sequence of {length} tokens does not fit in a context of {self.context}")
-        attend = None if self.padding is None else (tokens != self.padding)[:, None, None, :]
-        h = self.embed(tokens) + self.position.weight[:length]
+        attend = None if self.padding is None else (tokens != self.padding)[..., None, None, :]
+        h = self.embed(tokens) + self.position.weight[..., None, :length, :]
         for block in self.blocks:
             h = block(h, self.causal, attend)
         h = self.norm(h)
-        return self.readout(h[:, -1] if self.last else h)
+        return self.readout(h[..., -1, :] if self.last else h)
+
+
+STACKING = MLP, Transformer  # their forward takes weights and inputs with a leading dimension of members
 
 
 class _Reached(Exception):
