@@ -87,7 +87,7 @@ class Lab:
             )
 
         fits = [partial(fit, plan) for plan in plans]
-        return stats.Arm.tuned(fits, s.learning_rates, s.tuning_seeds, s.seeds, self.merit)
+        return stats.Arm.tuned(fits, s.learning_rates, s.tuning_seeds, s.seeds, self.merit, s.extensions)
 
     def watch(self, plan: Curriculum, learning_rate: float) -> Run:
         """Train one student, of the first reported seed, to the end of the budget, and keep it at about 80 moments.

@@ -21,7 +21,7 @@ class Linear(nn.Linear):
 
 
 class LayerNorm(nn.LayerNorm):
-    """torch's, over the last dimension; weights stacked by members (members, width) take inputs (members, ..., width)."""
+    """torch's, of the last dimension; weights stacked by members (members, width) take inputs (members, ..., width)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.weight.dim() == 1:
@@ -73,7 +73,7 @@ class Block(nn.Module):
         return f"heads={self.heads}"  # no weight shows it, and the store tells networks apart by both
 
     def forward(self, h: torch.Tensor, causal: bool, attend: torch.Tensor | None = None) -> torch.Tensor:
-        """(..., batch, length, width) -> the same; `attend` (..., batch, 1, 1, length) is False at keys to be ignored."""
+        """(..., batch, length, width) -> the same; `attend` (..., batch, 1, 1, length) is False at keys to ignore."""
         qkv = self.qkv(self.norm1(h)).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2)
         q, k, v = qkv.flatten(1, -4).unbind(0)  # torch's attention is fused for one batch dimension only
         mask = None if attend is None else attend.flatten(0, -4)

@@ -27,7 +27,7 @@ class Bound:
 
     Attributes:
         reads: paths of the student's modules whose outputs the loss needs.
-        target: (x, y) with one batch a seed -> target (seeds, batch, ...), or a pair of it and a mask of the
+        target: (x, y) with one batch a seed -> target (seeds, ...), or a pair of it and a mask of the
             positions that count; no gradient flows into it.
         loss: ({path: (members, batch, ...)}, target spread to members) -> one loss a member (members,).
         parameters: the signal's own trainable tensors, members first (a learned regressor has some).
@@ -58,6 +58,15 @@ def _frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
 def _read(teacher: nn.Module, x: torch.Tensor, path: str) -> torch.Tensor:
     """The teacher's module at `path` on inputs (seeds, batch, ...); its pass stops there."""
     return models.outputs_at(teacher, x.flatten(0, 1), (path,))[path].unflatten(0, x.shape[:2])
+
+
+def _rows(
+    signal: Hidden | Regressed, teacher: nn.Module, x: torch.Tensor, y: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The signal's layer of the teacher, a row a position: (seeds, n, units); which count: (seeds, n), None for all."""
+    hidden = _read(teacher, x, signal.layer)
+    counted = positions.counted(signal.positions, teacher, x, y, hidden)
+    return hidden.flatten(1, -2), None if counted is None else counted.flatten(1)
 
 
 @dataclass(frozen=True)
@@ -158,9 +167,7 @@ class Hidden:
 
     def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         teacher = _frozen(self.teacher, students.device)
-        hidden = _read(teacher, x, self.layer)
-        weights = positions.counted(self.positions, teacher, x, y, hidden)
-        hidden, weights = hidden.flatten(1, -2), None if weights is None else weights.flatten(1)
+        hidden, weights = _rows(self, teacher, x, y)
         width = students.width_at(self.student_layer, x)
         sample = [h if weights is None else h[weights[i]] for i, h in enumerate(hidden)]
         streams = [seeding.generator(seed, "projection", self.layer, device=x.device) for seed in students.seeds]
@@ -173,20 +180,19 @@ class Hidden:
         mu = centre @ projection.mT
 
         def target(x: torch.Tensor, y: torch.Tensor) -> Any:
-            h = _read(teacher, x, self.layer)
+            h, weights = _rows(self, teacher, x, y)
             p, offset = projection, mu
             if self.redraw:
                 p = draw()
                 offset = centre @ p.mT
-            wanted = (self.scale / size * (h.flatten(1, -2) @ p.mT - offset)).view(*h.shape[:-1], width)
+            wanted = self.scale / size * (h @ p.mT - offset)
             if self.normalise == "position":
                 wanted = F.layer_norm(wanted, wanted.shape[-1:])
-            weights = positions.counted(self.positions, teacher, x, y, h)
             return wanted if weights is None else (wanted, weights)
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
             wanted, weights = target if isinstance(target, tuple) else (target, None)
-            h = values[self.student_layer]
+            h = values[self.student_layer].flatten(1, -2)
             if self.normalise == "position":
                 h = F.layer_norm(h, h.shape[-1:])
             return mean(0.5 * (h - wanted).square().sum(-1), weights)
@@ -221,9 +227,8 @@ class Regressed:
 
     def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         teacher = _frozen(self.teacher, students.device)
-        hidden = _read(teacher, x, self.layer)
-        weights = positions.counted(self.positions, teacher, x, y, hidden)
-        centre, size = positions.moments(hidden.flatten(1, -2), None if weights is None else weights.flatten(1))
+        hidden, weights = _rows(self, teacher, x, y)
+        centre, size = positions.moments(hidden, weights)
         width, teacher_width = students.width_at(self.student_layer, x), hidden.shape[-1]
         maps = torch.stack([
             torch.randn(
@@ -235,10 +240,9 @@ class Regressed:
         offset = torch.zeros(len(students), 1, teacher_width, device=x.device, requires_grad=True)
 
         def target(x: torch.Tensor, y: torch.Tensor) -> Any:
-            h = _read(teacher, x, self.layer)
-            weights = positions.counted(self.positions, teacher, x, y, h)
-            wanted = (h.flatten(1, -2) - centre) / size
-            return wanted if weights is None else (wanted, weights.flatten(1))
+            h, weights = _rows(self, teacher, x, y)
+            wanted = (h - centre) / size
+            return wanted if weights is None else (wanted, weights)
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
             wanted, weights = target if isinstance(target, tuple) else (target, None)

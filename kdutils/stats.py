@@ -76,12 +76,14 @@ class Arm:
         learning_rate: the one chosen; see `tuned`.
         seeds: those reported.
         sweep: the same method and learning rate on the tuning seeds, where `tuned` chose it.
+        tried: the learning rates it was chosen from, smallest first.
     """
 
     run: Run
     learning_rate: float
     seeds: tuple[int, ...]
     sweep: Arm | None = None
+    tried: tuple[float, ...] = ()
 
     @classmethod
     def tuned(
@@ -91,15 +93,19 @@ class Arm:
         tuning_seeds: Sequence[int],
         seeds: Sequence[int],
         merit: Callable[[Arm], Any],
+        extensions: int = 0,
     ) -> Arm:
         """Try every way to fit at every learning rate on `tuning_seeds`, then train `seeds` in the best one alone.
 
-        A learning rate at which training diverges is left out, and all larger ones with it.
+        A learning rate at which training diverges is left out, and all larger ones with it. Where the best one is the
+        smallest or largest that was tried, a better one may lie outside: then the next one is tried as well.
 
         Args:
+            learning_rates: those to begin with, smallest first.
             fits: one function or more, (seeds, learning rates) -> the run of all their pairs. Several are settings of
                 one method, such as lengths of a stage.
             merit: what to make as large as possible, such as `fastest(0.95)`.
+            extensions: how many learning rates outside the given ones are tried at most.
 
         Raises:
             ValueError: when a seed would be both tuned on and reported, or there is none to tune on.
@@ -112,7 +118,18 @@ class Arm:
             run, rates = _stable(fit, tuning_seeds, learning_rates)
             trials += [(cls(run, float(rate), tuple(tuning_seeds)), fit) for rate in rates]
         best, fit = max(trials, key=lambda trial: merit(trial[0]))
-        return cls(fit(seeds, [best.learning_rate]), best.learning_rate, tuple(seeds), best)
+        tried = sorted(trial.learning_rate for trial, way in trials if way is fit)
+        for _ in range(extensions):
+            outside = _outside(best.learning_rate, tried)
+            if outside is None:
+                break
+            try:
+                trial = cls(fit(tuning_seeds, [outside]), outside, tuple(tuning_seeds))
+            except DivergenceError:
+                break
+            tried = sorted([*tried, outside])
+            best = max(best, trial, key=merit)
+        return cls(fit(seeds, [best.learning_rate]), best.learning_rate, tuple(seeds), best, tuple(tried))
 
     @property
     def name(self) -> str:
@@ -162,6 +179,14 @@ def _stable(fit: Callable, seeds: Sequence[int], rates: Sequence[float]) -> tupl
             if not smaller:
                 raise
             rates = smaller
+
+
+def _outside(best: float, tried: Sequence[float]) -> float | None:
+    """Beyond `best`, the first or last of those `tried`: as many times off as its neighbour. Else None."""
+    if len(tried) == 1 or best not in (tried[0], tried[-1]):
+        return None
+    neighbour = tried[1] if best == tried[0] else tried[-2]
+    return float(f"{best * best / neighbour:.2g}")
 
 
 def fastest(threshold: float) -> Callable[[Arm], tuple[float, ...]]:

@@ -45,8 +45,7 @@ def _fair(arms: Mapping[str, stats.Arm]) -> None:
         need(arm.sweep is not None, f"{name}: its learning rate was not chosen by a sweep: use `lab.arm`")
         both = sorted(set(arm.seeds) & set(arm.sweep.seeds))
         need(not both, f"{name}: seeds {both} are both tuned on and reported")
-        rates = len(arm.sweep.run.students.learning_rates)
-        need(rates >= 2, f"{name}: a sweep of {rates} learning rate chooses nothing")
+        need(len(arm.tried) >= 2, f"{name}: a sweep of {len(arm.tried)} learning rate chooses nothing")
     need(len({arm.run.budget for arm in arms.values()}) == 1, "the arms have different budgets of samples")
     need(len({arm.seeds for arm in arms.values()}) == 1, "the arms report different seeds")
 

@@ -135,7 +135,7 @@ def test_normalised_by_position_the_loss_is_one_minus_the_correlation(positions:
     loss = bound.loss({"0": h}, students.spread(bound.target(*batch)))
     for m in range(4):
         rows = CHOSEN[positions](x[m % 2], y[m % 2])
-        pairs = zip(h[m][rows], wanted[m % 2][rows], strict=True)
+        pairs = zip(h[m][rows], wanted[m % 2][rows.flatten()], strict=True)
         correlation = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
         torch.testing.assert_close(loss[m], width * (1 - correlation).mean(), atol=1e-3, rtol=1e-3)
 

@@ -11,7 +11,7 @@ from kdutils.ensemble import Ensemble
 from kdutils.models import MLP
 from kdutils.parity import SparseParity
 from kdutils.stats import Arm, Times, speedup
-from kdutils.training import Run, train
+from kdutils.training import DivergenceError, Run, train
 
 INF = math.inf
 MakeRun = Callable[..., Run]
@@ -139,6 +139,46 @@ def test_the_best_way_is_chosen_with_its_rate(fake_run: MakeRun) -> None:
 
     arm = Arm.tuned([way(7.0), way(0.1)], [1.0, 0.1], [9], [1, 2], stats.fastest(0.95))
     assert (arm.name, arm.learning_rate) == ("solved at 0.1", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("optimum", "given", "extensions", "chosen", "tried"),
+    [
+        (3.0, [0.1, 0.3, 1.0], 2, 3.3, (0.1, 0.3, 1.0, 3.3, 11.0)),  # inside at last
+        (0.3, [0.1, 0.3, 1.0], 2, 0.3, (0.1, 0.3, 1.0)),  # inside from the start
+        (0.03, [0.1, 0.3, 1.0], 2, 0.033, (0.011, 0.033, 0.1, 0.3, 1.0)),
+        (1e-4, [0.1, 0.3, 1.0], 2, 0.011, (0.011, 0.033, 0.1, 0.3, 1.0)),  # given up
+        (3.0, [0.1, 0.3, 1.0], 0, 1.0, (0.1, 0.3, 1.0)),
+        (3.0, [1.0], 2, 1.0, (1.0,)),  # one rate has no neighbour
+        (90.0, [0.1, 0.3, 1.0], 2, 3.3, (0.1, 0.3, 1.0, 3.3)),  # diverges beyond 10
+    ],
+)
+def test_a_sweep_goes_on_where_the_best_rate_is_its_last(
+    fake_run: MakeRun, optimum: float, given: list, extensions: int, chosen: float, tried: tuple
+) -> None:
+    def fit(seeds: list[int], rates: list[float]) -> Run:
+        if max(rates) > 10 and optimum > 10:
+            raise DivergenceError("too large", max(rates))
+        off = [abs(np.log(rate / optimum)) for rate in rates for _ in seeds]
+        return fake_run([[0.5] * len(off), [0.9 / (1 + d) for d in off]], seeds, rates)
+
+    arm = Arm.tuned([fit], given, [9], [1, 2], stats.fastest(0.95), extensions)
+    assert (arm.learning_rate, arm.tried) == (chosen, tried)
+    assert arm.sweep is not None and arm.sweep.learning_rate == chosen and arm.run.students.learning_rates == (chosen,)
+
+
+def test_a_better_way_to_fit_is_chosen_before_rates_outside_are_tried(fake_run: MakeRun) -> None:
+    asked = []
+
+    def way(end: float) -> Callable[[list[int], list[float]], Run]:
+        def fit(seeds: list[int], rates: list[float]) -> Run:
+            asked.append((end, tuple(rates)))
+            return fake_run([[0.5] * len(rates), [end - rate / 10 for rate in rates]], seeds, rates)
+
+        return fit
+
+    arm = Arm.tuned([way(0.6), way(0.8)], [0.1, 0.3], [9], [1], stats.fastest(0.95), 1)
+    assert asked[2:] == [(0.8, (0.033,)), (0.8, (0.033,))] and arm.tried == (0.033, 0.1, 0.3)
 
 
 @pytest.mark.parametrize("tuning_seeds", [[], [1]])

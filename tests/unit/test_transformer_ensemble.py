@@ -35,8 +35,8 @@ def test_a_member_has_the_outputs_and_gradients_of_the_network_alone(kind: dict)
     x = sequences(2, 3, LENGTH)
     if kind.get("padding") is not None:
         x[:, :, -2:] = PAD
-    for p in students.parameters.values():
-        p.requires_grad_(True)
+    for p in students.parameters.values():  # away from the start, where norms have weights 1 and biases 0
+        p.add_(0.3 * torch.randn(p.shape, generator=seeding.generator(p.numel(), "away"))).requires_grad_(True)
     out = students.outputs(x, ("blocks.0", models.OUTPUT))
     gradients = torch.autograd.grad(out[models.OUTPUT].sin().sum(), list(students.parameters.values()))
     for m in range(4):
@@ -46,6 +46,24 @@ def test_a_member_has_the_outputs_and_gradients_of_the_network_alone(kind: dict)
         alone[models.OUTPUT].sin().sum().backward()
         for (name, p), stacked in zip(network.named_parameters(), gradients, strict=True):
             torch.testing.assert_close(p.grad, stacked[m], atol=1e-4, rtol=1e-4, msg=name)
+
+
+class Derived(Transformer):
+    """Not known to take many members at once: it goes through vmap."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return super().forward(tokens.flip(1)).flip(1)
+
+
+@pytest.mark.parametrize("kind", KINDS[:3], ids=str)
+def test_a_class_of_ones_own_runs_as_it_does_alone(kind: dict) -> None:
+    def make() -> Derived:
+        return Derived(TOKENS, WIDTH, HEADS, LAYERS, LENGTH, **kind)
+
+    students, x = Ensemble(make, (1, 2)), sequences(2, 3, LENGTH)
+    out = students.outputs(x)[models.OUTPUT]
+    for m in range(2):
+        torch.testing.assert_close(out[m], students.member(m)(x[m]), atol=1e-5, rtol=1e-4)
 
 
 TASK = SparseParity(LENGTH, 2, tokens=True)
