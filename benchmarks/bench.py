@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from kdutils import curriculum
+from kdutils import curriculum, profiles
 from kdutils.curriculum import Curriculum
 from kdutils.ensemble import Ensemble
 from kdutils.grammar import Grammar
+from kdutils.lab import GrammarLab, TextLab, TransformerParityLab
 from kdutils.models import MLP, Transformer
 from kdutils.optimisers import SGD, Adam, Optimiser
 from kdutils.parity import SparseParity
@@ -59,15 +60,29 @@ def by_hand(network: torch.nn.Module, task: Any, batch: int, rule: Callable[...,
     return work
 
 
-def products(*shapes: tuple[int, int, int, int]) -> Callable[[], None]:
-    """The matrix products of a step alone: (members, rows, in, out) each forward and for both gradients."""
+Shape = tuple[int, int, int, int]  # of a batched product: members, rows, in, out
+
+
+def products(*shapes: Shape, back: bool = True) -> Callable[[], None]:
+    """Matrix products alone: each forward and, with `back`, for both gradients."""
     pairs = [(torch.randn(m, n, a), torch.randn(m, a, b), torch.randn(m, n, b)) for m, n, a, b in shapes]
 
     def work() -> None:
         for x, w, g in pairs:
-            _ = x @ w, g @ w.mT, x.mT @ g
+            _ = (x @ w, g @ w.mT, x.mT @ g) if back else x @ w
 
     return work
+
+
+def inside(network: Transformer, members: int, batch: int, length: int) -> list[Shape]:
+    """The products of a forward pass of `members` networks, each on `batch` sequences of its own."""
+    classes, width = network.readout.weight.shape
+    rows, heads = batch * length, network.blocks[0].heads
+    block = [(members, rows, width, n * width) for n in (3, 1, 4)] + [(members, rows, 4 * width, width)]
+    pairs = members * batch * heads
+    attention = [(pairs, length, width // heads, length), (pairs, length, length, width // heads)]
+    readout = [(members, batch if network.last else rows, width, classes)]
+    return len(network.blocks) * (block + attention) + readout
 
 
 def main() -> None:
@@ -101,21 +116,28 @@ def main() -> None:
     print(f"sentences of cfg3b a second                   {rate:6,.0f}   (target at least 30,000 on two cores)")
 
     d, members, batch, bits = 20, 7, 32, SparseParity(20, 5, tokens=True)
-    rows = batch * d
     for width in (16, 32, 64, 128):  # 16 and 32 are the book's students; the others, what one would use elsewhere
-        heads = width // 8
-        make = partial(Transformer, 2, width, heads, 2, d, classes=2, last=True)
+        make = partial(Transformer, 2, width, width // 8, 2, d, classes=2, last=True)
         stacked, single = (step(make, n, bits, batch, labels, 20, Adam()) for n in (members, 1))
-        block = [(members, rows, width, n * width) for n in (3, 1, 4)] + [(members, rows, 4 * width, width)]
-        attention = [(members * batch * heads, d, 8, d), (members * batch * heads, d, d, 8)]
-        alone = least(products(*2 * (block + attention)), number=5)
+        alone = least(products(*inside(make(), members, batch, d)), number=5)
         # how much of a step plain torch leaves to them: one network that reads the samples of all seven
         hand = least(by_hand(make(), bits, members * batch, partial(torch.optim.Adam, fused=True)), number=5)
-        merged = [(1, members * n, a, b) for _, n, a, b in block]
-        plain = least(products(*2 * (merged + attention)), number=5)
+        plain = least(products(*inside(make(), 1, members * batch, d)), number=5)
         print(f"transformers of width {width:3}: 7 stacked / 7 in a loop {stacked / (7 * single):6.2f}")
         print(f"{'matmuls of their step / the step':>46}{alone / stacked:6.0%}   (target at least 50%)")
         print(f"{'the same, one network in a plain torch loop':>46}{plain / hand:6.0%}")
+
+    for number, room in {7: TransformerParityLab, 8: GrammarLab, 9: TextLab}.items():
+        s = profiles.load(("transformer_parity", "grammar", "english")[number - 7], "book", device="cpu")
+        lab, seeds = room(s), len(s.seeds)
+        teacher = lab.make_teacher().eval()
+        length = lab.task.sample(1, torch.Generator())[0].shape[-1]
+        theirs = products(*inside(teacher, 1, seeds * s.batch, length), back=False)
+        own = products(*inside(lab.make_student(), seeds, s.batch, length))
+        alone = least(own, number=3) + least(theirs, number=3)
+        shot = step(lab.make_student, seeds, lab.task, s.batch, curriculum.one_shot(teacher), 15, lab.optimiser)
+        what = f"chapter {number}: matmuls of a one-shot step / the step"
+        print(f"{what:>46}{alone / shot:6.0%}   (the teacher's among both)")
 
 
 if __name__ == "__main__":

@@ -106,8 +106,8 @@ class Lab:
             students, self.task, plan, steps=steps, batch=batch, held_out_task=self.judge,
             held_out=self.settings.held_out, optimiser=self.optimiser, runs=self.runs, **when,
         )  # fmt: skip
-        name = self.label + name
-        others = (f"{name} ({n})" for n in itertools.count(2))  # plans of two arms may share a name, not a cost
+        own = name = self.label + name
+        others = (f"{own} ({n})" for n in itertools.count(2))  # runs of two arms may share a name, not a cost
         while self.used.get(name, run).key != run.key:
             name = next(others)
         self.used[name] = run

@@ -97,8 +97,9 @@ class Arm:
     ) -> Arm:
         """Try every way to fit at every learning rate on `tuning_seeds`, then train `seeds` in the best one alone.
 
-        A learning rate at which training diverges is left out, and all larger ones with it. Where the best one is the
-        smallest or largest that was tried, a better one may lie outside: then the next one is tried as well.
+        A learning rate at which training diverges is left out, and all larger ones with it. One that diverges on
+        `seeds` gives way to the best of the smaller ones. Where the best one is the smallest or largest that was
+        tried, a better one may lie outside: then the next one is tried as well.
 
         Args:
             learning_rates: those to begin with, smallest first.
@@ -118,18 +119,25 @@ class Arm:
             run, rates = _stable(fit, tuning_seeds, learning_rates)
             trials += [(cls(run, float(rate), tuple(tuning_seeds)), fit) for rate in rates]
         best, fit = max(trials, key=lambda trial: merit(trial[0]))
-        tried = sorted(trial.learning_rate for trial, way in trials if way is fit)
+        own = [trial for trial, way in trials if way is fit]
         for _ in range(extensions):
-            outside = _outside(best.learning_rate, tried)
+            outside = _outside(best.learning_rate, sorted(trial.learning_rate for trial in own))
             if outside is None:
                 break
             try:
-                trial = cls(fit(tuning_seeds, [outside]), outside, tuple(tuning_seeds))
+                own.append(cls(fit(tuning_seeds, [outside]), outside, tuple(tuning_seeds)))
             except DivergenceError:
                 break
-            tried = sorted([*tried, outside])
-            best = max(best, trial, key=merit)
-        return cls(fit(seeds, [best.learning_rate]), best.learning_rate, tuple(seeds), best, tuple(tried))
+            best = max(own, key=merit)
+        tried = tuple(sorted(trial.learning_rate for trial in own))
+        while True:
+            try:
+                return cls(fit(seeds, [best.learning_rate]), best.learning_rate, tuple(seeds), best, tried)
+            except DivergenceError:  # the tuning seeds did not tell
+                own = [trial for trial in own if trial.learning_rate < best.learning_rate]
+                if not own:
+                    raise
+                best = max(own, key=merit)
 
     @property
     def name(self) -> str:
@@ -182,7 +190,7 @@ def _stable(fit: Callable, seeds: Sequence[int], rates: Sequence[float]) -> tupl
 
 
 def _outside(best: float, tried: Sequence[float]) -> float | None:
-    """Beyond `best`, the first or last of those `tried`: as many times off as its neighbour. Else None."""
+    """Beyond `best`, if it is the first or last of those `tried` (smallest first): as many times as its neighbour."""
     if len(tried) == 1 or best not in (tried[0], tried[-1]):
         return None
     neighbour = tried[1] if best == tried[0] else tried[-2]

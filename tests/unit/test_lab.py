@@ -77,12 +77,22 @@ def test_an_arm_chooses_among_plans_on_the_tuning_seeds(room: ParityLab) -> None
     assert set(room.used) == {"teacher", "5 steps, sweep", "20 steps, sweep", arm.name}
 
 
-def test_plans_of_one_name_are_two_runs_in_the_cost(room: ParityLab) -> None:
-    plans = [curriculum.from_labels("same"), curriculum.extracted(room.make_teacher(), steps=5, name="same")]
+def test_plans_of_one_name_are_runs_of_their_own_in_the_cost(room: ParityLab) -> None:
+    network = room.make_teacher()
+    plans = [curriculum.from_labels("same"), *(curriculum.extracted(network, steps=n, name="same") for n in (5, 7))]
     for plan in (*plans, *plans):
         room.arm(plan)
-    assert set(room.used) == {"same", "same (2)", "same, sweep", "same, sweep (2)"}
-    assert len({run.key for run in room.used.values()}) == 4
+    names = {f"same{what}{number}" for what in ("", ", sweep") for number in ("", " (2)", " (3)")}
+    assert set(room.used) == names
+    assert len({run.key for run in room.used.values()}) == 6
+
+
+def test_a_sweep_that_goes_on_counts_in_the_cost(room: ParityLab) -> None:
+    room.settings.learning_rates, room.settings.extensions = [1e-4, 2e-4], 2
+    arm = room.arm(curriculum.from_labels())
+    outside = [run for name, run in room.used.items() if name.startswith("labels, sweep (")]
+    assert {run.students.learning_rates[0] for run in outside} == set(arm.tried) - {1e-4, 2e-4}
+    assert len(outside) >= 1 and arm.run.students.learning_rates == (arm.learning_rate,)
 
 
 def test_asking_twice_trains_once(room: ParityLab, monkeypatch: pytest.MonkeyPatch) -> None:

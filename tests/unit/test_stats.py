@@ -167,6 +167,22 @@ def test_a_sweep_goes_on_where_the_best_rate_is_its_last(
     assert arm.sweep is not None and arm.sweep.learning_rate == chosen and arm.run.students.learning_rates == (chosen,)
 
 
+def test_a_rate_that_diverges_on_a_reported_seed_gives_way_to_the_best_smaller_one(fake_run: MakeRun) -> None:
+    def fit(seeds: list[int], rates: list[float]) -> Run:
+        if 9 not in seeds and max(rates) > limit:
+            raise DivergenceError("too large", max(rates))
+        ends = [{0.1: 0.6, 0.3: 0.7, 1.0: 0.65, 3.0: 0.8}[rate] for rate in rates for _ in seeds]
+        return fake_run([[0.5] * len(ends), ends], seeds, rates)
+
+    limit = 2.0
+    arm = Arm.tuned([fit], [0.1, 0.3, 1.0, 3.0], [9], [1, 2], stats.fastest(0.95))
+    assert (arm.learning_rate, arm.tried) == (0.3, (0.1, 0.3, 1.0, 3.0))
+    assert arm.sweep is not None and arm.sweep.learning_rate == 0.3
+    limit = 0.01
+    with pytest.raises(DivergenceError):
+        Arm.tuned([fit], [0.1, 0.3, 1.0, 3.0], [9], [1, 2], stats.fastest(0.95))
+
+
 def test_a_better_way_to_fit_is_chosen_before_rates_outside_are_tried(fake_run: MakeRun) -> None:
     asked = []
 
