@@ -10,9 +10,6 @@ SHELL := bash
 .SHELLFLAGS := -eo pipefail -c
 export PYTHONHASHSEED := 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
-# on Linux: keep freed memory. Given back, it has to be asked for and cleared anew at every training step.
-export MALLOC_TRIM_THRESHOLD_ := 1073741824
-export MALLOC_MMAP_THRESHOLD_ := 1073741824
 
 .PHONY: help setup book execute site test test-notebooks test-colab validate new-chapter address bench clean
 

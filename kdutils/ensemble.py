@@ -52,6 +52,7 @@ class Ensemble:
             with seeding.global_rng(seed, "init"):
                 networks.append(make())
         self.skeleton = networks[0].to(self.device).eval()
+        self.stacks = models.stacks(self.skeleton)
         self.parameters = self._stack([dict(n.named_parameters()) for n in networks])
         self.buffers = self._stack([dict(n.named_buffers()) for n in networks])
 
@@ -95,7 +96,7 @@ class Ensemble:
         if len(self) == 1:  # the same thing without the overhead of a dimension
             single = one({name: value.squeeze(0) for name, value in state.items()}, x.squeeze(0))
             return {path: value[None] for path, value in single.items()}
-        if type(self.skeleton) in models.STACKING:
+        if self.stacks:  # on small networks vmap's own work is a large part of a step
             return one(state, self.spread(x))
         with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused kernels: it would loop over members
             return vmap(one, randomness="different")(state, self.spread(x))

@@ -50,7 +50,7 @@ class Lab:
         student: Callable[[], nn.Module],
         optimiser: Optimiser,
         judge: Any = None,
-        merit: Callable[[stats.Arm], Any] = stats.lowest_loss,
+        merit: Callable[[stats.Arm], tuple[float, ...]] = stats.lowest_loss,
         until: float | None = None,
         runs: Store | None = None,
     ) -> None:
@@ -107,7 +107,7 @@ class Lab:
             held_out=self.settings.held_out, optimiser=self.optimiser, runs=self.runs, **when,
         )  # fmt: skip
         own = name = self.label + name
-        others = (f"{own} ({n})" for n in itertools.count(2))  # runs of two arms may share a name, not a cost
+        others = (f"{own} ({n})" for n in itertools.count(2))  # another run of this name: each counts in the cost
         while self.used.get(name, run).key != run.key:
             name = next(others)
         self.used[name] = run

@@ -11,7 +11,7 @@ OUTPUT = ""  # the path of a module in itself (`nn.Module.get_submodule("")`): t
 
 
 class Linear(nn.Linear):
-    """torch's; weights stacked by members (members, out, in) take inputs (members, ..., in)."""
+    """torch's, with a bias; weights stacked by members (members, out, in) take inputs (members, ..., in)."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.weight.dim() == 2:
@@ -144,7 +144,13 @@ class Transformer(nn.Module):
         return self.readout(h[..., -1, :] if self.last else h)
 
 
-STACKING = MLP, Transformer  # their forward takes weights and inputs with a leading dimension of members
+def stacks(network: nn.Module) -> bool:
+    """Whether `network` runs as it is on weights and inputs with a leading dimension of members.
+
+    A class of one's own, or a layer put in place of another, may do anything with its dimensions: False.
+    """
+    layers = [module for module in network.modules() if next(module.parameters(recurse=False), None) is not None]
+    return type(network) in (MLP, Transformer) and all(type(m) in (Linear, LayerNorm, Embedding) for m in layers)
 
 
 class _Reached(Exception):

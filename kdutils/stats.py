@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -76,7 +75,7 @@ class Arm:
         learning_rate: the one chosen; see `tuned`.
         seeds: those reported.
         sweep: the same method and learning rate on the tuning seeds, where `tuned` chose it.
-        tried: the learning rates it was chosen from, smallest first.
+        tried: the learning rates it was chosen from, smallest first; those that diverged there are not among them.
     """
 
     run: Run
@@ -92,7 +91,7 @@ class Arm:
         learning_rates: Sequence[float],
         tuning_seeds: Sequence[int],
         seeds: Sequence[int],
-        merit: Callable[[Arm], Any],
+        merit: Callable[[Arm], tuple[float, ...]],
         extensions: int = 0,
     ) -> Arm:
         """Try every way to fit at every learning rate on `tuning_seeds`, then train `seeds` in the best one alone.
@@ -102,11 +101,12 @@ class Arm:
         tried, a better one may lie outside: then the next one is tried as well.
 
         Args:
-            learning_rates: those to begin with, smallest first.
             fits: one function or more, (seeds, learning rates) -> the run of all their pairs. Several are settings of
                 one method, such as lengths of a stage.
-            merit: what to make as large as possible, such as `fastest(0.95)`.
-            extensions: how many learning rates outside the given ones are tried at most.
+            learning_rates: those to begin with.
+            merit: a tuple to make as large as possible, such as `fastest(0.95)`. A first entry of 0 says that the arm
+                has nothing to show; its sweep does not go on, because only chance would lead it.
+            extensions: how many rates outside the given ones are tried at most, in the best way to fit alone.
 
         Raises:
             ValueError: when a seed would be both tuned on and reported, or there is none to tune on.
@@ -120,9 +120,11 @@ class Arm:
             trials += [(cls(run, float(rate), tuple(tuning_seeds)), fit) for rate in rates]
         best, fit = max(trials, key=lambda trial: merit(trial[0]))
         own = [trial for trial, way in trials if way is fit]
-        for _ in range(extensions):
+        largest = max(trial.learning_rate for trial in own)
+        unstable = min((rate for rate in learning_rates if rate > largest), default=math.inf)
+        for _ in range(extensions if merit(best)[0] else 0):
             outside = _outside(best.learning_rate, sorted(trial.learning_rate for trial in own))
-            if outside is None:
+            if outside is None or outside >= unstable:
                 break
             try:
                 own.append(cls(fit(tuning_seeds, [outside]), outside, tuple(tuning_seeds)))
@@ -190,7 +192,10 @@ def _stable(fit: Callable, seeds: Sequence[int], rates: Sequence[float]) -> tupl
 
 
 def _outside(best: float, tried: Sequence[float]) -> float | None:
-    """Beyond `best`, if it is the first or last of those `tried` (smallest first): as many times as its neighbour."""
+    """The rate beyond `best` where that is the first or last of those `tried` (smallest first), else None.
+
+    It is as many times larger or smaller than `best` as `best` is than its neighbour, to two digits.
+    """
     if len(tried) == 1 or best not in (tried[0], tried[-1]):
         return None
     neighbour = tried[1] if best == tried[0] else tried[-2]
@@ -208,9 +213,9 @@ def fastest(threshold: float) -> Callable[[Arm], tuple[float, ...]]:
     return merit
 
 
-def lowest_loss(arm: Arm) -> float:
+def lowest_loss(arm: Arm) -> tuple[float]:
     """A merit for `Arm.tuned`: the smallest median held-out loss at the end of the budget."""
-    return -float(np.median(arm.loss[-1]))
+    return (-float(np.median(arm.loss[-1])),)
 
 
 @dataclass(frozen=True)

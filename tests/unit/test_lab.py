@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdutils import curriculum, lab, profiles, seeding, store
+from kdutils import curriculum, lab, profiles, seeding, stats, store
 from kdutils.lab import ParityLab, TransformerParityLab
 from kdutils.models import Transformer
 from kdutils.optimisers import SGD, Adam
@@ -88,7 +88,7 @@ def test_plans_of_one_name_are_runs_of_their_own_in_the_cost(room: ParityLab) ->
 
 
 def test_a_sweep_that_goes_on_counts_in_the_cost(room: ParityLab) -> None:
-    room.settings.learning_rates, room.settings.extensions = [1e-4, 2e-4], 2
+    room.merit, room.settings.learning_rates, room.settings.extensions = stats.lowest_loss, [1e-4, 2e-4], 2
     arm = room.arm(curriculum.from_labels())
     outside = [run for name, run in room.used.items() if name.startswith("labels, sweep (")]
     assert {run.students.learning_rates[0] for run in outside} == set(arm.tried) - {1e-4, 2e-4}

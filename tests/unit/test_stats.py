@@ -160,11 +160,34 @@ def test_a_sweep_goes_on_where_the_best_rate_is_its_last(
         if max(rates) > 10 and optimum > 10:
             raise DivergenceError("too large", max(rates))
         off = [abs(np.log(rate / optimum)) for rate in rates for _ in seeds]
-        return fake_run([[0.5] * len(off), [0.9 / (1 + d) for d in off]], seeds, rates)
+        return fake_run([[0.5] * len(off), [0.6 + 0.3 / (1 + d) for d in off]], seeds, rates)
 
-    arm = Arm.tuned([fit], given, [9], [1, 2], stats.fastest(0.95), extensions)
+    arm = Arm.tuned([fit], given, [9], [1, 2], stats.fastest(0.55), extensions)
     assert (arm.learning_rate, arm.tried) == (chosen, tried)
     assert arm.sweep is not None and arm.sweep.learning_rate == chosen and arm.run.students.learning_rates == (chosen,)
+
+
+def test_a_sweep_does_not_follow_chance(fake_run: MakeRun) -> None:
+    """Where no tuning seed finished, the differences of final accuracies say little."""
+
+    def fit(seeds: list[int], rates: list[float]) -> Run:
+        ends = [0.5 + rate / 100 for rate in rates for _ in seeds]
+        return fake_run([[0.5] * len(ends), ends], seeds, rates)
+
+    assert Arm.tuned([fit], [0.1, 0.3, 1.0], [9], [1, 2], stats.fastest(0.95), 2).tried == (0.1, 0.3, 1.0)
+
+
+def test_a_sweep_does_not_go_past_a_rate_that_diverged(fake_run: MakeRun) -> None:
+    def fit(seeds: list[int], rates: list[float]) -> Run:
+        asked.extend(rates)
+        if max(rates) >= 2:
+            raise DivergenceError("too large", max(rates))
+        ends = [0.6 + rate / 100 for rate in rates for _ in seeds]
+        return fake_run([[0.5] * len(ends), ends], seeds, rates)
+
+    asked: list[float] = []
+    arm = Arm.tuned([fit], [0.3, 1.0, 2.0], [9], [1, 2], stats.fastest(0.55), 2)
+    assert arm.learning_rate == 1.0 and max(asked) == 2.0 and asked.count(2.0) == 1
 
 
 def test_a_rate_that_diverges_on_a_reported_seed_gives_way_to_the_best_smaller_one(fake_run: MakeRun) -> None:
@@ -193,7 +216,7 @@ def test_a_better_way_to_fit_is_chosen_before_rates_outside_are_tried(fake_run: 
 
         return fit
 
-    arm = Arm.tuned([way(0.6), way(0.8)], [0.1, 0.3], [9], [1], stats.fastest(0.95), 1)
+    arm = Arm.tuned([way(0.6), way(0.8)], [0.1, 0.3], [9], [1], stats.fastest(0.5), 1)
     assert asked[2:] == [(0.8, (0.033,)), (0.8, (0.033,))] and arm.tried == (0.033, 0.1, 0.3)
 
 

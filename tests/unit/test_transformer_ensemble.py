@@ -1,11 +1,13 @@
 """Transformers stacked and trained together: the same as alone, at the cost that the closed form says."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from kdutils import cost, curriculum, models, seeding, store
 from kdutils.curriculum import Curriculum
@@ -49,18 +51,28 @@ def test_a_member_has_the_outputs_and_gradients_of_the_network_alone(kind: dict)
 
 
 class Derived(Transformer):
-    """Not known to take many members at once: it goes through vmap."""
-
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return super().forward(tokens.flip(1)).flip(1)
 
 
-@pytest.mark.parametrize("kind", KINDS[:3], ids=str)
-def test_a_class_of_ones_own_runs_as_it_does_alone(kind: dict) -> None:
-    def make() -> Derived:
-        return Derived(TOKENS, WIDTH, HEADS, LAYERS, LENGTH, **kind)
+def with_a_layer_of_torchs_own() -> Transformer:
+    network = fresh()
+    network.readout = nn.Linear(WIDTH, 3, bias=False)
+    return network
 
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Derived(TOKENS, WIDTH, HEADS, LAYERS, LENGTH),
+        lambda: Derived(TOKENS, WIDTH, HEADS, LAYERS, LENGTH, causal=False, padding=PAD),
+        with_a_layer_of_torchs_own,
+    ],
+    ids=["class", "class with padding", "layer"],
+)
+def test_a_network_that_somebody_changed_runs_as_it_does_alone(make: Callable[[], nn.Module]) -> None:
     students, x = Ensemble(make, (1, 2)), sequences(2, 3, LENGTH)
+    assert not students.stacks and Ensemble(fresh, (1, 2)).stacks
     out = students.outputs(x)[models.OUTPUT]
     for m in range(2):
         torch.testing.assert_close(out[m], students.member(m)(x[m]), atol=1e-5, rtol=1e-4)
