@@ -28,6 +28,9 @@ class Ensemble:
         learning_rates: one or more step sizes.
         device: where the stacked parameters live.
 
+    Attributes:
+        stacks: the network runs as it is on all members at once (`models.stacks`); others go through `vmap`.
+
     >>> from kdutils.models import MLP
     >>> students = Ensemble(lambda: MLP(4, 8), seeds=[0, 1, 2], learning_rates=[0.1, 1.0])
     >>> len(students), students.outputs(torch.ones(3, 5, 4))[""].shape

@@ -147,7 +147,7 @@ class Transformer(nn.Module):
 def stacks(network: nn.Module) -> bool:
     """Whether `network` runs as it is on weights and inputs with a leading dimension of members.
 
-    A class of one's own, or a layer put in place of another, may do anything with its dimensions: False.
+    A class of one's own, or a layer with weights put in place of another, may do anything with its dimensions: False.
     """
     layers = [module for module in network.modules() if next(module.parameters(recurse=False), None) is not None]
     return type(network) in (MLP, Transformer) and all(type(m) in (Linear, LayerNorm, Embedding) for m in layers)

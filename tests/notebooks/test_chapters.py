@@ -57,6 +57,13 @@ def test_chapter_follows_the_plan(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_left_to_fill_in(name):
+    """Text and code; an encoded figure may hold any four letters."""
+    left = [c.source for c in notebook(name).cells if re.search(r"\b(TODO|FIXME)\b", c.source)]
+    assert not left, f"fill in what the template left open in book/text/{name}.md and book/exercises/{name}.md"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_exercises_are_graded_checked_and_solved(name):
     section = prose(name).split("## Exercises\n")[1]
     heads = re.findall(r"^\*\*(\d+) \((\w+)\)\.\*\* ", section, re.MULTILINE)

@@ -33,6 +33,8 @@ def test_template_follows_the_plan(tree, monkeypatch):
     test_chapters.test_chapter_follows_the_plan("88_vision")
     test_chapters.test_exercises_are_graded_checked_and_solved("88_vision")
     test_chapters.test_prose_reads_well_in_jupyter_and_colab("88_vision")
+    with pytest.raises(AssertionError, match="fill in what the template left open"):
+        test_chapters.test_nothing_is_left_to_fill_in("88_vision")
     for cell in chapter.cells:
         if cell.cell_type == "code":
             compile(cell.source.replace("%pip", "pass  #"), "template", "exec")
