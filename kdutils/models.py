@@ -144,13 +144,19 @@ class Transformer(nn.Module):
         return self.readout(h[..., -1, :] if self.last else h)
 
 
+_STACKING = (MLP, Transformer, Block, Linear, LayerNorm, Embedding, nn.ModuleList, nn.ReLU)
+
+
 def stacks(network: nn.Module) -> bool:
     """Whether `network` runs as it is on weights and inputs with a leading dimension of members.
 
-    A class of one's own, or a layer with weights put in place of another, may do anything with its dimensions: False.
+    Only an MLP or a Transformer as built does. A class of one's own, or any layer put in place of another, may do
+    anything with its dimensions: False.
     """
-    layers = [module for module in network.modules() if next(module.parameters(recurse=False), None) is not None]
-    return type(network) in (MLP, Transformer) and all(type(m) in (Linear, LayerNorm, Embedding) for m in layers)
+    parts = list(network.modules())
+    weights = [weight for part in parts for weight in part._parameters.values()]
+    known = all(type(part) in _STACKING for part in parts) and all(weight is not None for weight in weights)
+    return known and type(network) in (MLP, Transformer)
 
 
 class _Reached(Exception):

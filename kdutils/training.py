@@ -176,7 +176,9 @@ class _Loop:
         self.flops_so_far += self.flops_per_sample * self.batch
         self.last_step = step
 
-    def _gradients(self, bound: Bound, x: torch.Tensor, target: torch.Tensor):
+    def _gradients(
+        self, bound: Bound, x: torch.Tensor, target: Any
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
         losses = bound.loss(self.students.outputs(x, bound.reads), self.students.spread(target))
         return losses.detach(), torch.autograd.grad(losses.sum(), list(self.trainable.values()), allow_unused=True)
 

@@ -61,14 +61,28 @@ def with_a_layer_of_torchs_own() -> Transformer:
     return network
 
 
+def with_its_readout_without_a_bias() -> Transformer:
+    network = fresh()
+    network.readout = models.Linear(WIDTH, 3, bias=False)
+    return network
+
+
+def with_a_layer_that_has_no_weights() -> Transformer:
+    network = fresh()
+    network.norm = nn.Softmax(dim=0)  # over samples; stacked, it would be over members
+    return network
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: Derived(TOKENS, WIDTH, HEADS, LAYERS, LENGTH),
         lambda: Derived(TOKENS, WIDTH, HEADS, LAYERS, LENGTH, causal=False, padding=PAD),
         with_a_layer_of_torchs_own,
+        with_its_readout_without_a_bias,
+        with_a_layer_that_has_no_weights,
     ],
-    ids=["class", "class with padding", "layer"],
+    ids=["class", "class with padding", "layer", "no bias", "no weights"],
 )
 def test_a_network_that_somebody_changed_runs_as_it_does_alone(make: Callable[[], nn.Module]) -> None:
     students, x = Ensemble(make, (1, 2)), sequences(2, 3, LENGTH)
