@@ -36,6 +36,7 @@ class Lab:
         judge: the task that held-out samples come from, when not `task`.
         merit: how a learning rate is chosen on the tuning seeds; see `stats.Arm.tuned`.
         until: a student's run stops once every seed of one learning rate has reached this accuracy.
+        film: keep the reported students' parameters at every evaluation, to probe them along training.
         runs: the store that all runs go through.
 
     Attributes:
@@ -52,11 +53,12 @@ class Lab:
         judge: Any = None,
         merit: Callable[[stats.Arm], tuple[float, ...]] = stats.lowest_loss,
         until: float | None = None,
+        film: bool = False,
         runs: Store | None = None,
     ) -> None:
         self.settings, self.task, self.optimiser, self.judge = settings, task, optimiser, judge
         self.make_teacher, self.make_student = teacher, student
-        self.merit, self.until = merit, until
+        self.merit, self.until, self.film = merit, until, film
         self.runs = Store() if runs is None else runs
         self.used: dict[str, Run] = {}
         self.label = ""
@@ -80,11 +82,12 @@ class Lab:
         s = self.settings
 
         def fit(plan: Curriculum, seeds: Sequence[int], rates: Sequence[float]) -> Run:
-            name = plan.name if tuple(seeds) == tuple(s.seeds) else f"{plan.name}, sweep"
+            reported = tuple(seeds) == tuple(s.seeds)
             students = Ensemble(self.make_student, seeds, rates, s.device)
             return self._train(
-                name, students, plan, s.steps, s.batch, evaluate_every=s.evaluate_every, until=self.until
-            )
+                plan.name if reported else f"{plan.name}, sweep", students, plan, s.steps, s.batch, until=self.until,
+                evaluate_every=s.evaluate_every, keep_every=s.evaluate_every if reported and self.film else None,
+            )  # fmt: skip
 
         fits = [partial(fit, plan) for plan in plans]
         return stats.Arm.tuned(fits, s.learning_rates, s.tuning_seeds, s.seeds, self.merit, s.extensions)
@@ -200,7 +203,7 @@ class GrammarLab(Lab):
             for heads in (s.teacher_heads, s.student_heads)
         ]  # fmt: skip
         task = grammar.MaskedGrammar(self.grammar)
-        super().__init__(s, task, *make, Adam(warmup=s.warmup, decay=True), runs=runs)
+        super().__init__(s, task, *make, Adam(warmup=s.warmup, decay=True), film=True, runs=runs)
 
 
 class TextLab(Lab):

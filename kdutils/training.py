@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import math
 import os
 import sys
@@ -105,6 +107,8 @@ def train(
         stages.append((str(stage.signal), first, step))
     bar.close()
     run = loop.finish(stages, time.perf_counter() - started, settings, key)
+    del loop, bound
+    _give_back_memory()
     if runs is not None:
         runs.save(key, *to_store(run))
     return run
@@ -234,6 +238,12 @@ def _keep_freed_memory() -> None:
     step itself. glibc keeps about twice the largest block that it has seen freed, of blocks up to 32 MiB.
     """
     torch.empty(31 << 20, dtype=torch.uint8)
+
+
+def _give_back_memory() -> None:
+    """Hand what is left free to the system once a run is over: over many runs it would pile up in pieces."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library has no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _watched(progress: bool | None) -> bool:

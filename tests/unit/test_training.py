@@ -1,4 +1,7 @@
+import platform
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import partial
 
@@ -273,3 +276,31 @@ def test_each_seed_sees_its_own_samples() -> None:
     batches = [part for x in seen if len(x) == BLOCK * OPTIONS["batch"] for part in x.split(OPTIONS["batch"])]
     assert len(batches) == 2 * BLOCK * 2  # steps, seeds: learning rates share samples
     assert all(not torch.equal(a, b) for i, a in enumerate(batches) for b in batches[:i])
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries than glibc (Linux) are left as they are"
+)
+def test_training_keeps_freed_memory() -> None:
+    """In a process of its own: blocks freed together are asked for anew before a training, and no longer after it."""
+    program = """
+import resource, torch
+from kdutils import curriculum, ensemble, models, parity, training
+
+def faults():
+    for measured in (False, True):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            blocks = [torch.ones(2_000_000) for _ in range(4)]
+            del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+students = ensemble.Ensemble(lambda: models.MLP(6, 8), [0])
+training.train(students, parity.SparseParity(6, 2), curriculum.from_labels(), steps=1, progress=False)
+print(before, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before > 100  # 32 MB a round: 8,000 pages of 4 KiB, or 16 where pages are of 2 MiB
+    assert after < before / 10
