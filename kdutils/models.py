@@ -20,15 +20,11 @@ class Linear(nn.Linear):
         return rows.view(*x.shape[:-1], -1)
 
 
-class LayerNorm(nn.LayerNorm):
-    """torch's, of the last dimension; weights stacked by members (members, width) take inputs (members, ..., width)."""
+class LayerNorm(nn.Module):
+    """Layer norm of the last dimension. It has no weights: the linear layer after it can do what they would."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.weight.dim() == 1:
-            return super().forward(x)
-        shape = len(self.weight), *[1] * (x.dim() - 2), -1
-        normed = F.layer_norm(x, self.normalized_shape, eps=self.eps)
-        return torch.addcmul(self.bias.view(shape), normed, self.weight.view(shape))
+        return F.layer_norm(x, x.shape[-1:])
 
 
 class Embedding(nn.Embedding):
@@ -65,7 +61,7 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2 = LayerNorm(width), LayerNorm(width)
+        self.norm1, self.norm2 = LayerNorm(), LayerNorm()
         self.qkv, self.project = Linear(width, 3 * width), Linear(width, width)
         self.up, self.down = Linear(width, 4 * width), Linear(4 * width, width)
 
@@ -74,8 +70,9 @@ class Block(nn.Module):
 
     def forward(self, h: torch.Tensor, causal: bool, attend: torch.Tensor | None = None) -> torch.Tensor:
         """(..., batch, length, width) -> the same; `attend` (..., batch, 1, 1, length) is False at keys to ignore."""
-        qkv = self.qkv(self.norm1(h)).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0).transpose(-3, -2)
-        q, k, v = qkv.flatten(1, -4).unbind(0)  # torch's attention is fused for one batch dimension only
+        # torch's attention is fused for one batch dimension only: members and sequences share it
+        qkv = self.qkv(self.norm1(h)).view(-1, h.shape[-2], 3, self.heads, h.shape[-1] // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mask = None if attend is None else attend.flatten(0, -4)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
         h = h + self.project(mixed.transpose(-3, -2).reshape(h.shape))
@@ -83,7 +80,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A small pre-norm transformer with learned positions and ReLU, no dropout, no tied weights.
+    """A small pre-norm transformer with learned positions and ReLU; no dropout, no tied weights, none in its norms.
 
     Module paths: `embed`, then `blocks.0`, `blocks.1`, ... (the residual stream after each block), `norm`
     (the last one through the final layer norm) and `readout`.
@@ -124,7 +121,7 @@ class Transformer(nn.Module):
         self.causal, self.last, self.padding, self.context = causal, last, padding, context
         self.embed, self.position = Embedding(vocabulary, width), Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.norm, self.readout = LayerNorm(width), Linear(width, classes or vocabulary)
+        self.norm, self.readout = LayerNorm(), Linear(width, classes or vocabulary)
         for table in (self.embed, self.position):
             nn.init.normal_(table.weight, std=0.02)
 

@@ -68,11 +68,11 @@ class Adam:
 
     def start(self, parameters: Mapping[str, torch.Tensor], rates: torch.Tensor, done: int, total: int) -> Rule:
         beta1, beta2 = self.betas
-        steps, moments = 0, None
+        steps, rows = 0, None
         rates = rates[:, None]
 
         def update(gradients: Sequence[torch.Tensor | None]) -> None:
-            nonlocal steps, moments
+            nonlocal steps, rows
             steps += 1
             scale = min(1.0, steps / self.warmup) if self.warmup else 1.0
             if self.decay:
@@ -80,15 +80,18 @@ class Adam:
             size, correction = scale / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
             pairs = [(p, g) for p, g in zip(parameters.values(), gradients, strict=True) if g is not None]
             # one long row a member: a handful of large operations in place of many small ones
-            gradient = torch.cat([g.reshape(len(rates), -1) for _, g in pairs], 1)
-            if moments is None:
-                moments = torch.zeros_like(gradient), torch.zeros_like(gradient)
-            first, second = moments
-            first.lerp_(gradient, 1 - beta1)
-            second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            denominator = second.sqrt().div_(correction).add_(self.eps)
-            change = torch.div(first, denominator, out=denominator).mul_(rates)
-            for (parameter, _), part in zip(pairs, change.split([p[0].numel() for p, _ in pairs], 1), strict=True):
-                parameter.sub_(part.view_as(parameter), alpha=size)
+            sizes = [p[0].numel() for p, _ in pairs]
+            if rows is None:
+                rows = pairs[0][1].new_zeros(3, len(rates), sum(sizes))
+            work, first, second = rows
+            parts = [part.view_as(p) for (p, _), part in zip(pairs, work.split(sizes, 1), strict=True)]
+            for part, (_, gradient) in zip(parts, pairs, strict=True):
+                part.copy_(gradient)
+            first.lerp_(work, 1 - beta1)
+            second.mul_(beta2).addcmul_(work, work, value=1 - beta2)
+            denominator = torch.sqrt(second, out=work).div_(correction).add_(self.eps)
+            torch.div(first, denominator, out=work).mul_(rates)
+            for part, (parameter, _) in zip(parts, pairs, strict=True):
+                parameter.sub_(part, alpha=size)
 
         return update

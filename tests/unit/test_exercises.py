@@ -147,7 +147,7 @@ MISTAKES = [
     ("06", 3, "one.values / np", "np.minimum(one.values, one.limit) / np", "is 'unclear', not 'as good'"),
     ("06", 3, "/ other.values", "/ np.minimum(other.values, other.limit)", "change places"),
     ("06", 3, "low > 1.25 or high < 0.8", "low > 1.25", "change places"),
-    ("07", 1, "(student.norm, student.readout)", "(student.readout,)", "you say"),
+    ("07", 1, "student.readout.parameters()", "student.parameters()", "you say"),
     ("07", 2, " if n * len(layers) < budget", "", "3 fit in 250 steps"),
     ("07", 2, "{n} steps", "extraction", "name of its own"),
     ("07", 3, ", 1, cfg.d", ", 2, cfg.d", "have 2 blocks"),

@@ -37,7 +37,7 @@ def test_a_member_has_the_outputs_and_gradients_of_the_network_alone(kind: dict)
     x = sequences(2, 3, LENGTH)
     if kind.get("padding") is not None:
         x[:, :, -2:] = PAD
-    for p in students.parameters.values():  # away from the start, where norms have weights 1 and biases 0
+    for p in students.parameters.values():  # away from the start, where the tables are small
         p.add_(0.3 * torch.randn(p.shape, generator=seeding.generator(p.numel(), "away"))).requires_grad_(True)
     out = students.outputs(x, ("blocks.0", models.OUTPUT))
     gradients = torch.autograd.grad(out[models.OUTPUT].sin().sum(), list(students.parameters.values()))
