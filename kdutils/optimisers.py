@@ -68,23 +68,22 @@ class Adam:
 
     def start(self, parameters: Mapping[str, torch.Tensor], rates: torch.Tensor, done: int, total: int) -> Rule:
         beta1, beta2 = self.betas
-        steps, rows = 0, None
+        steps, rows, parts = 0, None, []
         rates = rates[:, None]
 
         def update(gradients: Sequence[torch.Tensor | None]) -> None:
-            nonlocal steps, rows
+            nonlocal steps, rows, parts
             steps += 1
             scale = min(1.0, steps / self.warmup) if self.warmup else 1.0
             if self.decay:
                 scale *= 0.5 * (1 + math.cos(math.pi * min(1.0, (done + steps - 1) / total)))
             size, correction = scale / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
             pairs = [(p, g) for p, g in zip(parameters.values(), gradients, strict=True) if g is not None]
-            # one long row a member: a handful of large operations in place of many small ones
-            sizes = [p[0].numel() for p, _ in pairs]
-            if rows is None:
+            if rows is None:  # one long row a member: a handful of large operations in place of many small ones
+                sizes = [p[0].numel() for p, _ in pairs]
                 rows = pairs[0][1].new_zeros(3, len(rates), sum(sizes))
+                parts = [part.view_as(p) for (p, _), part in zip(pairs, rows[0].split(sizes, 1), strict=True)]
             work, first, second = rows
-            parts = [part.view_as(p) for (p, _), part in zip(pairs, work.split(sizes, 1), strict=True)]
             for part, (_, gradient) in zip(parts, pairs, strict=True):
                 part.copy_(gradient)
             first.lerp_(work, 1 - beta1)
