@@ -84,9 +84,10 @@ class Lab:
         def fit(plan: Curriculum, seeds: Sequence[int], rates: Sequence[float]) -> Run:
             reported = tuple(seeds) == tuple(s.seeds)
             students = Ensemble(self.make_student, seeds, rates, s.device)
+            film = min(s.evaluate_every, s.steps) if reported and self.film else None
             return self._train(
                 plan.name if reported else f"{plan.name}, sweep", students, plan, s.steps, s.batch, until=self.until,
-                evaluate_every=s.evaluate_every, keep_every=s.evaluate_every if reported and self.film else None,
+                evaluate_every=s.evaluate_every, keep_every=film,
             )  # fmt: skip
 
         fits = [partial(fit, plan) for plan in plans]
