@@ -155,7 +155,7 @@ def test_a_weighted_sum_keeps_every_terms_positions(students: Ensemble, batch: B
     torch.testing.assert_close(losses(WeightedSum(tuple(terms)), students, batch), expected)
 
 
-PARTS = ("embed", "position", "blocks.0", "blocks.1", "norm", "readout")
+PARTS = ("embed", "position", "blocks.0", "blocks.1", "readout")
 
 
 def transformer(width: int, layers: int) -> Transformer:
