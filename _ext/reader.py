@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
-from kdutils import plots
+from kdutils.pages import plots
 
 WORDS_A_MINUTE = 200  # of prose with formulas; code is counted as prose
 # What a student is asked to match: the arm that is known by its colour, and words for the key.

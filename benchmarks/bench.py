@@ -13,15 +13,16 @@ from typing import Any
 
 import torch
 
-from kdutils import curriculum, profiles
+from kdutils import curriculum
 from kdutils.curriculum import Curriculum
-from kdutils.ensemble import Ensemble
-from kdutils.grammar import Grammar
-from kdutils.lab import GrammarLab, TextLab, TransformerParityLab
-from kdutils.models import MLP, Transformer
-from kdutils.optimisers import SGD, Adam, Optimiser
-from kdutils.parity import SparseParity
-from kdutils.training import Run, train
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.lab import GrammarLab, TextLab, TransformerParityLab
+from kdutils.lab.optimisers import SGD, Adam, Optimiser
+from kdutils.lab.training import Run, train
+from kdutils.pages import profiles
+from kdutils.tasks.grammar import Grammar
+from kdutils.tasks.models import MLP, Transformer
+from kdutils.tasks.parity import SparseParity
 
 
 def least(work: Callable[[], object], repeats: int = 5, number: int = 1) -> float:

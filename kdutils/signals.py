@@ -6,7 +6,6 @@ calibration sample, draws its projections, and returns what the training loop ne
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -15,8 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kdutils import models, positions, seeding
-from kdutils.ensemble import Ensemble
+from kdutils import reading, seeding
 from kdutils.losses import IGNORE, cross_entropy, divergence, mean
 from kdutils.projections import Projection, gaussian
 
@@ -41,43 +39,45 @@ class Bound:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-class Signal(Protocol):
-    """Anything with `bind`; a new method is a new signal."""
+class Students(Protocol):
+    """What a signal asks of the networks that learn from it: `M` members over `S` seeds."""
 
-    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
-        """Tie the signal to `students`; `x` and its labels `y` (seeds, n, ...) are a calibration sample a seed."""
+    seeds: tuple[int, ...]
+    device: torch.device
+    parameters: dict[str, torch.Tensor]
+
+    def __len__(self) -> int: ...
+
+    def spread(self, per_seed: Any) -> Any:
+        """From one entry a seed (S, ...) to one a member (M, ...)."""
+        ...
+
+    def outputs(self, x: torch.Tensor, paths: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        """{path: (M, batch, ...)} of one batch a seed, (S, batch, ...)."""
+        ...
+
+    def width_at(self, path: str, x: torch.Tensor) -> int:
+        """Number of units that the module at `path` outputs."""
         ...
 
 
-def _frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
-    """A private copy in eval mode, so that a later `teacher.train()` elsewhere cannot reach a running stage."""
-    return copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
+class Signal(Protocol):
+    """Anything with `bind`; a new method is a new signal."""
 
-
-@torch.no_grad()
-def _read(teacher: nn.Module, x: torch.Tensor, path: str) -> torch.Tensor:
-    """The teacher's module at `path` on inputs (seeds, batch, ...); its pass stops there."""
-    return models.outputs_at(teacher, x.flatten(0, 1), (path,))[path].unflatten(0, x.shape[:2])
-
-
-def _rows(
-    signal: Hidden | Regressed, teacher: nn.Module, x: torch.Tensor, y: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The signal's layer of the teacher, a row a position: (seeds, n, units); which count: (seeds, n), None for all."""
-    hidden = _read(teacher, x, signal.layer)
-    counted = positions.counted(signal.positions, teacher, x, y, hidden)
-    return hidden.flatten(1, -2), None if counted is None else counted.flatten(1)
+    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+        """Tie the signal to `students`; `x` and its labels `y` (seeds, n, ...) are a calibration sample a seed."""
+        ...
 
 
 @dataclass(frozen=True)
 class Labels:
     """The task's own labels; cross-entropy."""
 
-    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-            return mean(cross_entropy(values[models.OUTPUT], target), target != IGNORE)
+            return mean(cross_entropy(values[reading.OUTPUT], target), target != IGNORE)
 
-        return Bound((models.OUTPUT,), lambda x, y: y, loss)
+        return Bound((reading.OUTPUT,), lambda x, y: y, loss)
 
     def __str__(self) -> str:
         return "labels"
@@ -103,24 +103,24 @@ class Output:
         if min(self.teacher_temperature, self.student_temperature) <= 0:
             raise ValueError("temperatures must be positive; for argmax labels use a small one, such as 1e-3")
 
-    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
-        teacher = _frozen(self.teacher, students.device)
+    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+        teacher = reading.frozen(self.teacher, students.device)
 
         def target(x: torch.Tensor, y: torch.Tensor) -> Any:
-            wanted = _read(teacher, x, models.OUTPUT)
+            wanted = reading.read(teacher, x, reading.OUTPUT)
             if self.share == 1:  # once a seed, not once a member
                 wanted = F.log_softmax(wanted / self.teacher_temperature, -1)
             return (wanted, y != IGNORE) if wanted.dim() > 3 else wanted  # one label a sample: asked everywhere
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
             wanted, asked = target if isinstance(target, tuple) else (target, None)
-            own = values[models.OUTPUT]
+            own = values[reading.OUTPUT]
             if self.share < 1:
                 mixed = torch.lerp(own.detach(), wanted, self.share)
                 wanted = F.log_softmax(mixed / self.teacher_temperature, -1)
             return mean(divergence(own, wanted, self.student_temperature), asked)
 
-        return Bound((models.OUTPUT,), target, loss)
+        return Bound((reading.OUTPUT,), target, loss)
 
     def __str__(self) -> str:
         heat = self.teacher_temperature, self.student_temperature
@@ -160,14 +160,14 @@ class Hidden:
     redraw: bool = False
 
     def __post_init__(self) -> None:
-        models.module_at(self.teacher, self.layer)
-        positions.check(self.positions)
+        reading.module_at(self.teacher, self.layer)
+        reading.check(self.positions)
         if self.normalise not in ("sample", "position"):
             raise ValueError(f"normalise must be one of ('sample', 'position'), not {self.normalise!r}")
 
-    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
-        teacher = _frozen(self.teacher, students.device)
-        hidden, weights = _rows(self, teacher, x, y)
+    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+        teacher = reading.frozen(self.teacher, students.device)
+        hidden, weights = reading.rows(teacher, self.layer, self.positions, x, y)
         width = students.width_at(self.student_layer, x)
         sample = [h if weights is None else h[weights[i]] for i, h in enumerate(hidden)]
         streams = [seeding.generator(seed, "projection", self.layer, device=x.device) for seed in students.seeds]
@@ -175,12 +175,12 @@ class Hidden:
         def draw() -> torch.Tensor:
             return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams, strict=True)])
 
-        projection, (centre, _) = draw(), positions.moments(hidden, weights)
-        _, size = positions.moments(hidden @ projection.mT, weights)
+        projection, (centre, _) = draw(), reading.moments(hidden, weights)
+        _, size = reading.moments(hidden @ projection.mT, weights)
         mu = centre @ projection.mT
 
         def target(x: torch.Tensor, y: torch.Tensor) -> Any:
-            h, weights = _rows(self, teacher, x, y)
+            h, weights = reading.rows(teacher, self.layer, self.positions, x, y)
             p, offset = projection, mu
             if self.redraw:
                 p = draw()
@@ -222,13 +222,13 @@ class Regressed:
     positions: str = "all"
 
     def __post_init__(self) -> None:
-        models.module_at(self.teacher, self.layer)
-        positions.check(self.positions)
+        reading.module_at(self.teacher, self.layer)
+        reading.check(self.positions)
 
-    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
-        teacher = _frozen(self.teacher, students.device)
-        hidden, weights = _rows(self, teacher, x, y)
-        centre, size = positions.moments(hidden, weights)
+    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+        teacher = reading.frozen(self.teacher, students.device)
+        hidden, weights = reading.rows(teacher, self.layer, self.positions, x, y)
+        centre, size = reading.moments(hidden, weights)
         width, teacher_width = students.width_at(self.student_layer, x), hidden.shape[-1]
         maps = torch.stack([
             torch.randn(
@@ -240,7 +240,7 @@ class Regressed:
         offset = torch.zeros(len(students), 1, teacher_width, device=x.device, requires_grad=True)
 
         def target(x: torch.Tensor, y: torch.Tensor) -> Any:
-            h, weights = _rows(self, teacher, x, y)
+            h, weights = reading.rows(teacher, self.layer, self.positions, x, y)
             wanted = (h - centre) / size
             return wanted if weights is None else (wanted, weights)
 
@@ -261,7 +261,7 @@ class Shuffled:
 
     signal: Signal
 
-    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         bound = self.signal.bind(students, x, y)
         return replace(bound, target=lambda x, y: bound.target(x.roll(1, 1), y.roll(1, 1)))
 
@@ -275,7 +275,7 @@ class WeightedSum:
 
     terms: tuple[tuple[float, Signal], ...]
 
-    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         bounds = [signal.bind(students, x, y) for _, signal in self.terms]
 
         def loss(values: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:

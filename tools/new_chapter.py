@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TEMPLATE = Path(__file__).with_name("template")
 NEXT = """wrote book/text/{name}.md and book/exercises/{name}.md; what is yours to fill in says TODO
 then:
-  its settings            kdutils/profiles.toml, if those of "parity" do not fit
-  checks of its exercises kdutils/exercises, and tests/unit/test_exercises.py
+  its settings            kdutils/pages/profiles.toml, if those of "parity" do not fit
+  checks of its exercises kdutils/pages/exercises, and tests/unit/test_exercises.py
   its line in the map     book/index.md
   its first run           make execute CHAPTER={name}
   what it must hold to    make test"""

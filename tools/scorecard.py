@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jupytext
 
-from kdutils.claims import Claim, _band, _measured
+from kdutils.pages.claims import Claim, _band, _measured
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, TEXT, PAGE = ROOT / "book" / "results" / "book", ROOT / "book" / "text", ROOT / "book" / "scorecard.md"

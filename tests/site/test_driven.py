@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from test_site import SITE, pages, parsed
 
-from kdutils import curriculum, explorers, profiles, projections
-from kdutils.lab import ParityLab
-from kdutils.store import Store
+from kdutils import curriculum, projections
+from kdutils.lab.lab import ParityLab
+from kdutils.lab.store import Store
+from kdutils.pages import explorers, profiles
 
 pytestmark = pytest.mark.skipif(not SITE.exists(), reason=f"no site at {SITE.name}: run `make site` first")
 WHERE = {"Checkpoint picker": "03_progressive", "Curriculum player": "04_extraction", "Projection lab": "lab"}

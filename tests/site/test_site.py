@@ -10,7 +10,7 @@ import pytest
 import yaml
 from bs4 import BeautifulSoup
 
-from kdutils import plots
+from kdutils.pages import plots
 
 ROOT = Path(__file__).resolve().parents[2]
 SITE = Path(os.environ.get("KDUTILS_SITE", ROOT / "_build" / "html")).resolve()

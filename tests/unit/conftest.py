@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdutils.ensemble import Ensemble
-from kdutils.models import MLP
-from kdutils.training import Run
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.training import Run
+from kdutils.tasks.models import MLP
 
 torch.set_num_threads(1)
 

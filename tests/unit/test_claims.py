@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdutils import claims, curriculum, profiles
-from kdutils.claims import Box, Claim, CostBox, publish
-from kdutils.ensemble import Ensemble
-from kdutils.models import MLP
-from kdutils.parity import SparseParity
-from kdutils.training import Run, train
+from kdutils import curriculum
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.training import Run, train
+from kdutils.pages import claims, profiles
+from kdutils.pages.claims import Box, Claim, CostBox, publish
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 INF, NAN = math.inf, math.nan
 

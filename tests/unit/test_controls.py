@@ -8,15 +8,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kdutils import curriculum, seeding, stats, two_phase
+from kdutils import curriculum, seeding
 from kdutils.curriculum import Curriculum, Stage
-from kdutils.ensemble import Ensemble
+from kdutils.lab import stats
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.stats import Arm, Times
+from kdutils.lab.training import DivergenceError, train
 from kdutils.losses import distillation_loss
-from kdutils.models import MLP, OUTPUT
-from kdutils.parity import SparseParity
+from kdutils.probes import two_phase
+from kdutils.reading import OUTPUT
 from kdutils.signals import Hidden, Labels, Output, Shuffled
-from kdutils.stats import Arm, Times
-from kdutils.training import DivergenceError, train
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 TASK = SparseParity(6, 2)
 

@@ -5,9 +5,9 @@ from torch import nn
 
 from kdutils import curriculum
 from kdutils.curriculum import Curriculum, Stage, paired_blocks
-from kdutils.models import MLP
 from kdutils.projections import pca
 from kdutils.signals import Hidden, Labels, Output
+from kdutils.tasks.models import MLP
 
 TEACHER, EARLY, LATE = MLP(4, 8), MLP(4, 8), MLP(4, 8)
 OPEN = Stage(Labels())

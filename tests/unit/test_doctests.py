@@ -6,23 +6,23 @@ import pytest
 
 import kdutils
 
-MODULES = sorted(module.name for module in pkgutil.iter_modules(kdutils.__path__))
+MODULES = sorted(module.name for module in pkgutil.walk_packages(kdutils.__path__, "kdutils."))
 WITH_EXAMPLES = {
-    "seeding",
-    "parity",
-    "ensemble",
-    "losses",
-    "curriculum",
-    "cost",
-    "probes",
-    "profiles",
-    "grammar",
-    "text",
+    "kdutils.curriculum",
+    "kdutils.losses",
+    "kdutils.seeding",
+    "kdutils.lab.cost",
+    "kdutils.lab.ensemble",
+    "kdutils.pages.profiles",
+    "kdutils.probes.fourier",
+    "kdutils.tasks.grammar",
+    "kdutils.tasks.parity",
+    "kdutils.tasks.text",
 }
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name: str) -> None:
-    outcome = doctest.testmod(importlib.import_module(f"kdutils.{name}"))
+    outcome = doctest.testmod(importlib.import_module(name))
     assert outcome.failed == 0
     assert outcome.attempted > 0 or name not in WITH_EXAMPLES

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from kdutils import curriculum, store
+from kdutils import curriculum
 from kdutils.curriculum import Curriculum
-from kdutils.ensemble import Ensemble
-from kdutils.models import MLP
-from kdutils.parity import SparseParity
-from kdutils.training import train
+from kdutils.lab import store
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.training import train
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 SEEDS, RATES = [3, 1, 4], [0.05, 0.5]
 TEACHER = MLP(12, 20)

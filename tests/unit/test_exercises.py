@@ -7,7 +7,7 @@ from pathlib import Path
 import jupytext
 import pytest
 
-from kdutils.exercises import Wrong, exercise, need
+from kdutils.pages.exercises import Wrong, exercise, need
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))

@@ -6,9 +6,10 @@ from collections import Counter
 import pytest
 import torch
 
-from kdutils import seeding, store
-from kdutils.grammar import BOS, EOS, MASK, PAD, Grammar, MaskedGrammar
+from kdutils import seeding
+from kdutils.lab import store
 from kdutils.losses import IGNORE
+from kdutils.tasks.grammar import BOS, EOS, MASK, PAD, Grammar, MaskedGrammar
 
 # Sentences of 2 to 4 letters; some have two derivations: a cb and ac b.
 TINY = Grammar("tiny", 5, {5: ((6, 7), (7, 6), (7,)), 6: ((1,), (2,), (1, 2)), 7: ((1, 3), (2, 1), (3, 2))})

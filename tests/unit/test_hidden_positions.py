@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from kdutils import projections, seeding
-from kdutils.ensemble import Ensemble
+from kdutils.lab.ensemble import Ensemble
 from kdutils.losses import IGNORE
-from kdutils.models import MLP
 from kdutils.signals import Hidden, Regressed, Signal
+from kdutils.tasks.models import MLP
 
 TOKENS, LENGTH, PAD = 4, 6, 0
 Batch = tuple[torch.Tensor, torch.Tensor]

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from kdutils import curriculum, lab, profiles, seeding, stats, store
-from kdutils.lab import ParityLab, TransformerParityLab
-from kdutils.models import Transformer
-from kdutils.optimisers import SGD, Adam
-from kdutils.store import Store
-from kdutils.training import Run
+from kdutils import curriculum, seeding
+from kdutils.lab import lab, stats, store
+from kdutils.lab.lab import ParityLab, TransformerParityLab
+from kdutils.lab.optimisers import SGD, Adam
+from kdutils.lab.store import Store
+from kdutils.lab.training import Run
+from kdutils.pages import profiles
+from kdutils.tasks.models import Transformer
 
 SMALL = {
     "d": 6, "k": 2, "teacher_width": 64, "teacher_steps": 600, "keep_every": 50, "student_width": 24,
@@ -97,7 +99,7 @@ def test_a_sweep_that_goes_on_counts_in_the_cost(room: ParityLab) -> None:
 
 def test_asking_twice_trains_once(room: ParityLab, monkeypatch: pytest.MonkeyPatch) -> None:
     first = room.arm(curriculum.from_labels())
-    monkeypatch.setattr("kdutils.training._Loop", None)
+    monkeypatch.setattr("kdutils.lab.training._Loop", None)
     again = room.arm(curriculum.from_labels())
     assert again.run.key == first.run.key and again.learning_rate == first.learning_rate
 

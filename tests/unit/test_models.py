@@ -3,7 +3,8 @@ import torch
 from torch import nn
 from torch.func import stack_module_state, vmap
 
-from kdutils.models import MLP, module_at, outputs_at
+from kdutils.reading import module_at, outputs_at
+from kdutils.tasks.models import MLP
 
 
 class Refuses(nn.Module):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import one_hot, pad
 
-from kdutils import ngrams
-from kdutils.grammar import BOS, MASK, PAD, Grammar
+from kdutils.probes import ngrams
+from kdutils.tasks.grammar import BOS, MASK, PAD, Grammar
 
 SENTENCES = torch.tensor([[BOS, 0, 1, 2, 0, 1, 2, 0], [BOS, 2, 1, 0, 2, PAD, PAD, PAD]])
 

@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kdutils import curriculum, seeding, store
+from kdutils import curriculum, seeding
 from kdutils.curriculum import Curriculum, Stage
-from kdutils.ensemble import Ensemble
-from kdutils.models import MLP
-from kdutils.optimisers import SGD, Adam, Optimiser
-from kdutils.parity import SparseParity
+from kdutils.lab import store
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.optimisers import SGD, Adam, Optimiser
+from kdutils.lab.training import Run, train
 from kdutils.signals import Bound, Labels, Regressed, Signal
-from kdutils.training import Run, train
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 TASK = SparseParity(6, 2)
 ADAMS = [

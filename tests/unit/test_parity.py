@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kdutils import probes, seeding
-from kdutils.parity import SparseParity
+from kdutils.tasks.parity import SparseParity
 
 
 def test_inputs_are_signs_in_float32() -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from kdutils import curriculum, plots
-from kdutils.models import MLP
-from kdutils.stats import Arm
-from kdutils.training import Run
+from kdutils import curriculum
+from kdutils.lab.stats import Arm
+from kdutils.lab.training import Run
+from kdutils.pages import plots
+from kdutils.tasks.models import MLP
 
 SPARE = {f"spare {i}": plots.colour("some other method", i) for i in range(len(plots._SPARE))}
 PALETTE = {**plots.COLOURS, **SPARE}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from kdutils import probes, seeding
-from kdutils.models import MLP
-from kdutils.parity import SparseParity
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 D = 5
 SETS = [[bit for bit in range(D) if n >> bit & 1] for n in range(2**D)]

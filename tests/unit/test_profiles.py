@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdutils import profiles
-from kdutils.profiles import load, start
+from kdutils.pages import profiles
+from kdutils.pages.profiles import load, start
 
 TABLE = tomllib.loads((Path(profiles.__file__).parent / "profiles.toml").read_text(encoding="utf-8"))
 SECTIONS = list(TABLE["book"])

@@ -11,14 +11,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kdutils import curriculum, seeding, store
+from kdutils import curriculum, seeding
 from kdutils.curriculum import Curriculum, paired_blocks
-from kdutils.ensemble import Ensemble
+from kdutils.lab import store
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.optimisers import Adam
+from kdutils.lab.training import BLOCK, Run, train
 from kdutils.losses import IGNORE, distillation_loss
-from kdutils.models import MLP, Transformer
-from kdutils.optimisers import Adam
 from kdutils.signals import Hidden, Labels, Output, Signal, WeightedSum
-from kdutils.training import BLOCK, Run, train
+from kdutils.tasks.models import MLP, Transformer
 
 TOKENS, LENGTH, PAD = 4, 6, 0
 Batch = tuple[torch.Tensor, torch.Tensor]

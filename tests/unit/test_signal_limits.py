@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kdutils import curriculum, models, projections, seeding, signals
+from kdutils import curriculum, projections, reading, seeding, signals
 from kdutils.curriculum import Curriculum, Stage
-from kdutils.ensemble import Ensemble
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.training import train
 from kdutils.losses import distillation_loss
-from kdutils.models import MLP
-from kdutils.parity import SparseParity
 from kdutils.signals import Bound, Hidden, Labels, Output, Regressed, Signal, WeightedSum
-from kdutils.training import train
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 TASK = SparseParity(6, 2)
 
@@ -224,7 +224,7 @@ def test_regressor_is_trained_beside_the_student(students: Ensemble) -> None:
 def test_weighted_sum_of_one_is_that_one(students: Ensemble, x: torch.Tensor) -> None:
     one, whole = Regressed(MLP(6, 9)), WeightedSum(((2.0, Labels()), (0.5, Regressed(MLP(6, 9)))))
     bound = whole.bind(students, x)
-    assert set(bound.reads) == {models.OUTPUT, "act"}
+    assert set(bound.reads) == {reading.OUTPUT, "act"}
     assert set(bound.parameters) == {"1/regressor", "1/offset"}
     alone, single = one.bind(students, x), WeightedSum(((3.0, one),)).bind(students, x)
     values, y = students.outputs(x, ("act",)), TASK.label(x)

@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdutils import projections, seeding, signals
-from kdutils.ensemble import Ensemble
+from kdutils.lab.ensemble import Ensemble
 from kdutils.losses import distillation_loss
-from kdutils.models import MLP
-from kdutils.parity import SparseParity
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 TASK = SparseParity(6, 2)
 

@@ -6,12 +6,13 @@ from itertools import product
 import numpy as np
 import pytest
 
-from kdutils import curriculum, stats
-from kdutils.ensemble import Ensemble
-from kdutils.models import MLP
-from kdutils.parity import SparseParity
-from kdutils.stats import Arm, Times, speedup
-from kdutils.training import DivergenceError, Run, train
+from kdutils import curriculum
+from kdutils.lab import stats
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.stats import Arm, Times, speedup
+from kdutils.lab.training import DivergenceError, Run, train
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 INF = math.inf
 MakeRun = Callable[..., Run]

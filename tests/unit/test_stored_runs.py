@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from kdutils import curriculum, store
+from kdutils import curriculum
 from kdutils.curriculum import Curriculum
-from kdutils.ensemble import Ensemble
-from kdutils.models import MLP
-from kdutils.parity import SparseParity
-from kdutils.store import Store
-from kdutils.training import Run, train
+from kdutils.lab import store
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.store import Store
+from kdutils.lab.training import Run, train
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 TASK = SparseParity(6, 2)
 TEACHER = MLP(6, 24)
@@ -30,7 +31,7 @@ def fit(plan: Curriculum, runs: Store, **options: int) -> Run:
 )
 def test_a_stored_run_is_the_run(plan: Curriculum, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fit(plan, runs=Store(tmp_path), keep_every=5)
-    monkeypatch.setattr("kdutils.training._Loop", None)
+    monkeypatch.setattr("kdutils.lab.training._Loop", None)
     again = fit(plan, runs=Store(tmp_path), keep_every=5)
     for name in ("steps", "samples", "flops", "accuracy", "loss"):
         before, after = getattr(first, name), getattr(again, name)

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import trainers
 from torch.nn.functional import cross_entropy
 
-from kdutils import seeding, store, text
+from kdutils import seeding
+from kdutils.lab import store
 from kdutils.losses import IGNORE
-from kdutils.text import BOS, MASK, Corpora, Corpus
+from kdutils.tasks import text
+from kdutils.tasks.text import BOS, MASK, Corpora, Corpus
 
 WORDS = ["the", "of", "and", "to", "in", "a", "state", "union", "congress", "people", "war", "peace", "law", "public"]
 ODD = "ﬁ \x00 e\u0301é 👩🏽\u200d🚀 \u200b\u202e 中文\r\n\ttab  <mask><bos> <pad>\uffff\U0010ffff don't 1,000 \n\n\n"
@@ -352,7 +355,7 @@ def test_what_is_kept_is_used_and_damage_is_reported(
     with monkeypatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("error")
         patch.setattr(text, "_stream", lambda *_: pytest.fail("encoded again"))
-        patch.setattr(text.trainers, "BpeTrainer", lambda **_: pytest.fail("trained again"))
+        patch.setattr(trainers, "BpeTrainer", lambda **_: pytest.fail("trained again"))
         assert load() == first
     for path in files.values():
         whole = path.read_bytes()
@@ -370,7 +373,7 @@ def test_another_text_or_vocabulary_is_kept_apart(book: str, tmp_path: Path) -> 
     assert len(list(cache.root.glob("tokenizer-*"))) == len(list(cache.root.glob("tokens-*"))) == 4
     shutil.rmtree(cache.root)
     text.load(book, context=16, vocabulary=300)
-    assert set(kept(store.Store().root)) == {"tokenizer", "tokens"}, "left out, the folder is that of Store()"
+    assert not cache.root.exists() and not store.Store().root.exists(), "left out, nothing is kept"
 
 
 def test_a_text_too_short_says_which_part(book: str, tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kdutils import curriculum, models, seeding, store
+from kdutils import curriculum, reading, seeding
 from kdutils.curriculum import Curriculum, Stage
-from kdutils.ensemble import Ensemble
-from kdutils.models import MLP
-from kdutils.parity import SparseParity
+from kdutils.lab import store
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.training import BLOCK, DivergenceError, Run, train
 from kdutils.signals import Bound, Hidden, Labels, Regressed, Signal
-from kdutils.training import BLOCK, DivergenceError, Run, train
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 TASK = SparseParity(6, 2)
 TEACHER = MLP(6, 24)
@@ -212,7 +213,7 @@ class Zero:
 
 
 def test_a_hidden_stage_spares_the_student_the_layers_above() -> None:
-    run = fit(Curriculum("x", (Stage(Zero("act"), 10), Stage(Zero(models.OUTPUT)))))
+    run = fit(Curriculum("x", (Stage(Zero("act"), 10), Stage(Zero(reading.OUTPUT)))))
     hidden, output = np.diff(run.flops)[0], np.diff(run.flops)[-1]
     assert hidden == 5 * 8 * 2 * (2 * 6 * 8)
     assert hidden < output
@@ -286,7 +287,9 @@ def test_training_keeps_freed_memory() -> None:
     """In a process of its own. A large block is mapped anew each time; after a training, larger ones are kept."""
     program = """
 import ctypes, torch
-from kdutils import curriculum, ensemble, models, parity, training
+from kdutils import curriculum
+from kdutils.lab import ensemble, training
+from kdutils.tasks import models, parity
 
 NAMES = "arena ordblks smblks hblks mapped usmblks fsmblks uordblks fordblks keepcost".split()
 Info = type("Info", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in NAMES]})

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from kdutils import seeding
-from kdutils.models import Block, Transformer, outputs_at
+from kdutils.reading import outputs_at
+from kdutils.tasks.models import Block, Transformer
 
 TOKENS, WIDTH, HEADS, LAYERS, LENGTH, PAD = 7, 8, 2, 2, 6, 0
 

@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from kdutils import cost, curriculum, models, seeding, store
+from kdutils import curriculum, reading, seeding
 from kdutils.curriculum import Curriculum
-from kdutils.ensemble import Ensemble
-from kdutils.models import Transformer, outputs_at
-from kdutils.optimisers import SGD, Adam
-from kdutils.parity import SparseParity
-from kdutils.training import Run, train
+from kdutils.lab import cost, store
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.optimisers import SGD, Adam
+from kdutils.lab.training import Run, train
+from kdutils.reading import outputs_at
+from kdutils.tasks import models
+from kdutils.tasks.models import Transformer
+from kdutils.tasks.parity import SparseParity
 
 TOKENS, WIDTH, HEADS, LAYERS, LENGTH, PAD = 7, 8, 2, 2, 6, 0
 KINDS = [{}, {"causal": False}, {"causal": False, "padding": PAD}, {"last": True, "classes": 2}]
@@ -39,13 +42,13 @@ def test_a_member_has_the_outputs_and_gradients_of_the_network_alone(kind: dict)
         x[:, :, -2:] = PAD
     for p in students.parameters.values():  # away from the start, where the tables are small
         p.add_(0.3 * torch.randn(p.shape, generator=seeding.generator(p.numel(), "away"))).requires_grad_(True)
-    out = students.outputs(x, ("blocks.0", models.OUTPUT))
-    gradients = torch.autograd.grad(out[models.OUTPUT].sin().sum(), list(students.parameters.values()))
+    out = students.outputs(x, ("blocks.0", reading.OUTPUT))
+    gradients = torch.autograd.grad(out[reading.OUTPUT].sin().sum(), list(students.parameters.values()))
     for m in range(4):
         network = students.member(m).requires_grad_(True)
-        alone = outputs_at(network, x[m % 2], ("blocks.0", models.OUTPUT))
+        alone = outputs_at(network, x[m % 2], ("blocks.0", reading.OUTPUT))
         torch.testing.assert_close(alone, {path: value[m] for path, value in out.items()}, atol=1e-5, rtol=1e-4)
-        alone[models.OUTPUT].sin().sum().backward()
+        alone[reading.OUTPUT].sin().sum().backward()
         for (name, p), stacked in zip(network.named_parameters(), gradients, strict=True):
             torch.testing.assert_close(p.grad, stacked[m], atol=1e-4, rtol=1e-4, msg=name)
 
@@ -87,7 +90,7 @@ def with_a_layer_that_has_no_weights() -> Transformer:
 def test_a_network_that_somebody_changed_runs_as_it_does_alone(make: Callable[[], nn.Module]) -> None:
     students, x = Ensemble(make, (1, 2)), sequences(2, 3, LENGTH)
     assert not students.stacks and Ensemble(fresh, (1, 2)).stacks
-    out = students.outputs(x)[models.OUTPUT]
+    out = students.outputs(x)[reading.OUTPUT]
     for m in range(2):
         torch.testing.assert_close(out[m], students.member(m)(x[m]), atol=1e-5, rtol=1e-4)
 
@@ -135,8 +138,8 @@ def test_operations_of_a_pass_there_and_back(kind: dict, seeds: tuple[int, ...])
     students = Ensemble(partial(fresh, **kind), seeds)
     x = sequences(len(seeds), 3, LENGTH)
     parameters = [p.requires_grad_(True) for p in students.parameters.values()]
-    there = cost.flops(lambda: students.outputs(x)[models.OUTPUT])[1]
-    both = cost.flops(lambda: torch.autograd.grad(students.outputs(x)[models.OUTPUT].sum(), parameters))[1]
+    there = cost.flops(lambda: students.outputs(x)[reading.OUTPUT])[1]
+    both = cost.flops(lambda: torch.autograd.grad(students.outputs(x)[reading.OUTPUT].sum(), parameters))[1]
     assert there == len(seeds) * 3 * forward() and both == 3 * there
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from kdutils import store
-from kdutils.record import Run
+from kdutils.lab import store
+from kdutils.lab.record import Run
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import nn
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kdutils import models, seeding
+from kdutils import reading, seeding
+from kdutils.tasks import models
 
 
 class Ensemble:
@@ -31,7 +32,7 @@ class Ensemble:
     Attributes:
         stacks: the network runs as it is on all members at once (`models.stacks`); others go through `vmap`.
 
-    >>> from kdutils.models import MLP
+    >>> from kdutils.tasks.models import MLP
     >>> students = Ensemble(lambda: MLP(4, 8), seeds=[0, 1, 2], learning_rates=[0.1, 1.0])
     >>> len(students), students.outputs(torch.ones(3, 5, 4))[""].shape
     (6, torch.Size([6, 5, 2]))
@@ -79,7 +80,7 @@ class Ensemble:
         repeats = len(self.learning_rates)
         return per_seed if repeats == 1 else per_seed.repeat(repeats, *[1] * (per_seed.dim() - 1))
 
-    def outputs(self, x: torch.Tensor, paths: tuple[str, ...] = (models.OUTPUT,)) -> dict[str, torch.Tensor]:
+    def outputs(self, x: torch.Tensor, paths: tuple[str, ...] = (reading.OUTPUT,)) -> dict[str, torch.Tensor]:
         """What each member's modules at `paths` output.
 
         Args:
@@ -93,7 +94,7 @@ class Ensemble:
             raise ValueError(f"x holds {x.shape[0]} batches; expected one for each of {len(self.seeds)} seeds")
 
         def one(state: dict[str, torch.Tensor], batch: torch.Tensor) -> dict[str, torch.Tensor]:
-            return models.outputs_at(self.skeleton, batch, paths, state)
+            return reading.outputs_at(self.skeleton, batch, paths, state)
 
         state = {**self.parameters, **self.buffers}
         if len(self) == 1:  # the same thing without the overhead of a dimension
@@ -113,7 +114,7 @@ class Ensemble:
 
     def width_at(self, path: str, x: torch.Tensor) -> int:
         """Size of the last dimension of what the module at `path` outputs; `x` is any valid input."""
-        models.module_at(self.skeleton, path)
+        reading.module_at(self.skeleton, path)
         with torch.no_grad():
             return self.outputs(x[:, :1], (path,))[path].shape[-1]
 

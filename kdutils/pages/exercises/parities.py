@@ -8,13 +8,14 @@ from itertools import pairwise
 
 import torch
 
-from kdutils import cost, probes, seeding
-from kdutils.exercises import close, exercise, need, need_hidden, need_outputs
-from kdutils.lab import Lab
+from kdutils import probes, seeding
+from kdutils.lab import cost
+from kdutils.lab.lab import Lab
+from kdutils.lab.record import Run
 from kdutils.losses import distillation_loss
-from kdutils.models import MLP
-from kdutils.record import Run
+from kdutils.pages.exercises import close, exercise, need, need_hidden, need_outputs
 from kdutils.signals import Output
+from kdutils.tasks.models import MLP
 
 # Chapter 1: sparse parities
 

@@ -17,11 +17,13 @@ import torch
 import traitlets
 from matplotlib.axes import Axes
 
-from kdutils import plots, probes, seeding, stats
-from kdutils.lab import THRESHOLD
-from kdutils.parity import SparseParity
-from kdutils.stats import Arm
-from kdutils.training import Run
+from kdutils import probes, seeding
+from kdutils.lab import stats
+from kdutils.lab.lab import THRESHOLD
+from kdutils.lab.stats import Arm
+from kdutils.lab.training import Run
+from kdutils.pages import plots
+from kdutils.tasks.parity import SparseParity
 
 LIMIT = 12_000  # numbers in one explorer: about 80 kB
 PROBE = 20_000  # samples a spectrum is estimated on

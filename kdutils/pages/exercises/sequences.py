@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from kdutils import curriculum, grammar, models, seeding, stats, text
-from kdutils.exercises import close, exercise, need, need_outputs
-from kdutils.models import Transformer
+from kdutils import curriculum, reading, seeding
+from kdutils.lab import stats
+from kdutils.pages.exercises import close, exercise, need, need_outputs
+from kdutils.tasks import grammar, text
+from kdutils.tasks.models import Transformer
 
 # Chapter 7: transformers
 
@@ -20,7 +22,7 @@ def check_untouched(untouched: Callable) -> None:
     for width, layers, classes in ((8, 2, 2), (12, 3, 5)):
         student = Transformer(2, width, 2, layers, 6, classes=classes, last=True)
         top = f"blocks.{layers - 1}"
-        models.outputs_at(student, torch.zeros(1, 6, dtype=torch.long), (top,))[top].sum().backward()
+        reading.outputs_at(student, torch.zeros(1, 6, dtype=torch.long), (top,))[top].sum().backward()
         count = sum(p.numel() for p in student.parameters() if p.grad is None)
         mine = int(untouched(student))
         message = f"width {width}, {layers} blocks, {classes} classes: {count} weights get no gradient, you say {mine}"

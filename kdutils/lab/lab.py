@@ -10,15 +10,17 @@ from typing import Any
 
 from torch import nn
 
-from kdutils import curriculum, grammar, stats, text
+from kdutils import curriculum
 from kdutils.curriculum import Curriculum
-from kdutils.ensemble import Ensemble
-from kdutils.models import MLP, Transformer
-from kdutils.optimisers import SGD, Adam, Optimiser
-from kdutils.parity import SparseParity
-from kdutils.record import Run
-from kdutils.store import Store
-from kdutils.training import train
+from kdutils.lab import stats
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.optimisers import SGD, Adam, Optimiser
+from kdutils.lab.record import Run
+from kdutils.lab.store import Store
+from kdutils.lab.training import train
+from kdutils.tasks import grammar, text
+from kdutils.tasks.models import MLP, Transformer
+from kdutils.tasks.parity import SparseParity
 
 THRESHOLD = 0.95  # "solved": held-out accuracy
 DONE = 0.99  # a student's run stops once every seed of one learning rate has been here
@@ -29,8 +31,8 @@ class Lab:
     """A task, a teacher's and a student's shape, and an optimiser; the rest is in the settings.
 
     Args:
-        settings: from `kdutils.profiles`.
-        task: has `sample`; see `kdutils.training.train`.
+        settings: from `kdutils.pages.profiles`.
+        task: has `sample`; see `kdutils.lab.training.train`.
         teacher, student: build one network each.
         optimiser: the same for teacher and students.
         judge: the task that held-out samples come from, when not `task`.
@@ -208,7 +210,7 @@ class GrammarLab(Lab):
 
 
 class TextLab(Lab):
-    """Language modelling on a corpus of `kdutils.text`; learning rates are chosen on its validation part."""
+    """Language modelling on a corpus of `kdutils.tasks.text`; learning rates are chosen on its validation part."""
 
     def __init__(self, settings: SimpleNamespace, runs: Store | None = None) -> None:
         s = settings

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from kdutils import seeding
-from kdutils.ensemble import Ensemble
-from kdutils.models import MLP
-from kdutils.signals import Signal
+from kdutils.signals import Signal, Students
+from kdutils.tasks.models import MLP
 
 PIECE = 1024  # samples whose gradient is taken at once
 
@@ -38,7 +37,7 @@ def paired(d: int, width: int) -> MLP:
     return network
 
 
-def first_gradients(students: Ensemble, task: Any, signal: Signal, batches: Sequence[int]) -> dict[int, torch.Tensor]:
+def first_gradients(students: Students, task: Any, signal: Signal, batches: Sequence[int]) -> dict[int, torch.Tensor]:
     """The gradient of the hidden layer's weights before the first step, from more and more samples.
 
     Args:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdutils.record import Run
-from kdutils.training import DivergenceError
+from kdutils.lab.record import Run
+from kdutils.lab.training import DivergenceError
 
 
 @dataclass(frozen=True)

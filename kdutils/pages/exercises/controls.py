@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from kdutils import probes, seeding, stats, store
-from kdutils.ensemble import Ensemble
-from kdutils.exercises import close, exercise, need, need_hidden, need_outputs
-from kdutils.models import MLP
+from kdutils import probes, seeding
+from kdutils.lab import stats, store
+from kdutils.lab.ensemble import Ensemble
+from kdutils.pages.exercises import close, exercise, need, need_hidden, need_outputs
 from kdutils.signals import Hidden
+from kdutils.tasks.models import MLP
 
 # Chapter 5: why it works
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdutils.ensemble import Ensemble
+from kdutils.lab.ensemble import Ensemble
 
 
 @dataclass

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from kdutils import grammar
+from kdutils.tasks import grammar
 
 Model = Callable[[torch.Tensor], torch.Tensor]
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from kdutils.curriculum import Curriculum
-from kdutils.stats import Arm, Times
+from kdutils.lab.stats import Arm, Times
 
 # Okabe and Ito's colours (2008), told apart with any colour vision; dashes and markers tell them apart without.
 COLOURS = {

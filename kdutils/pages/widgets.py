@@ -7,11 +7,12 @@ from functools import partial
 import ipywidgets
 import matplotlib.pyplot as plt
 
-from kdutils import curriculum, plots
-from kdutils.ensemble import Ensemble
-from kdutils.models import MLP
-from kdutils.parity import SparseParity
-from kdutils.training import train
+from kdutils import curriculum
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.training import train
+from kdutils.pages import plots
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 
 def parity_playground(seeds: tuple[int, ...] = (0, 1, 2), steps: int = 2000) -> ipywidgets.Widget:

@@ -1,0 +1,1 @@
+"""What the book's pages need: settings, claims, figures, explorers, exercises."""

@@ -1,0 +1,1 @@
+"""Where samples come from, and the networks of the book."""
