@@ -117,9 +117,18 @@ def moments(sample: torch.Tensor, weights: torch.Tensor | None = None) -> tuple[
     return centre, size
 
 
+def copied(network: nn.Module) -> nn.Module:
+    """A deep copy, also of a network that has been run (legacy weight norm keeps a weight that is part of a graph)."""
+    for part in network.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, torch.Tensor) and value.grad_fn is not None:
+                part.__dict__[name] = value.detach()
+    return copy.deepcopy(network)
+
+
 def frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
     """A private copy in eval mode, so that a later `teacher.train()` elsewhere cannot reach a running stage."""
-    return copy.deepcopy(teacher).to(device).eval().requires_grad_(False)
+    return copied(teacher).to(device).eval().requires_grad_(False)
 
 
 @torch.no_grad()
@@ -135,3 +144,10 @@ def rows(
     hidden = read(teacher, x, layer)
     weights = counted(positions, teacher, x, y, hidden)
     return hidden.flatten(1, -2), None if weights is None else weights.flatten(1)
+
+
+def nonfinite(values: torch.Tensor) -> int | None:
+    """The first entry along the first dimension that holds a NaN or an infinity, or None; -inf, a class that is
+    ruled out, is none."""
+    bad = (values.isnan() | (values == torch.inf)).reshape(len(values), -1).any(1).nonzero()
+    return int(bad[0]) if len(bad) else None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 
@@ -27,12 +29,29 @@ def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") 
 
 
 @contextmanager
-def global_rng(seed: int, *names: str | int) -> Iterator[None]:
-    """Seed torch's global CPU generator inside the block and put it back after it.
+def global_rng(seed: int, *names: str | int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed the global generators of torch, numpy and Python inside the block and put them back after it.
 
-    Module constructors draw their initial weights from the global generator and take no other;
-    this is the one place where kdutils touches it.
+    Module constructors, dropout and the like draw from global generators and take no others; this is the one place
+    where kdutils touches them. `device` is a GPU whose generator counts too.
     """
-    with torch.random.fork_rng(devices=[]):
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
         torch.manual_seed(derive(seed, *names))
-        yield
+        np.random.seed(derive(seed, *names) % 2**32)
+        random.seed(derive(seed, *names))
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
+def global_state(device: torch.device | None = None) -> tuple[bytes, ...]:
+    """Where the global generators stand: two equal states, and nothing was drawn between them."""
+    states = [torch.get_rng_state().numpy().tobytes(), repr(random.getstate()).encode()]
+    kind, keys, *rest = np.random.get_state()
+    states.append(keys.tobytes() + repr((kind, *rest)).encode())
+    if device is not None and device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device).numpy().tobytes())
+    return tuple(states)

@@ -30,6 +30,7 @@ class Bound:
         loss: ({path: (members, batch, ...)}, target spread to members) -> one loss a member (members,).
         parameters: the signal's own trainable tensors, members first (a learned regressor has some).
         tensors: fixed tensors worth recording (projections), seeds first.
+        generators: the random streams that it draws from while it runs.
     """
 
     reads: tuple[str, ...]
@@ -37,6 +38,7 @@ class Bound:
     loss: Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    generators: dict[str, torch.Generator] = field(default_factory=dict)
 
 
 class Students(Protocol):
@@ -56,8 +58,8 @@ class Students(Protocol):
         """{path: (M, batch, ...)} of one batch a seed, (S, batch, ...)."""
         ...
 
-    def width_at(self, path: str, x: torch.Tensor) -> int:
-        """Number of units that the module at `path` outputs."""
+    def shape_at(self, path: str, x: torch.Tensor) -> torch.Size:
+        """Shape (batch, ...) of what one member's module at `path` outputs."""
         ...
 
 
@@ -168,7 +170,7 @@ class Hidden:
     def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
         teacher = reading.frozen(self.teacher, students.device)
         hidden, weights = reading.rows(teacher, self.layer, self.positions, x, y)
-        width = students.width_at(self.student_layer, x)
+        width = students.shape_at(self.student_layer, x)[-1]
         sample = [h if weights is None else h[weights[i]] for i, h in enumerate(hidden)]
         streams = [seeding.generator(seed, "projection", self.layer, device=x.device) for seed in students.seeds]
 
@@ -229,7 +231,7 @@ class Regressed:
         teacher = reading.frozen(self.teacher, students.device)
         hidden, weights = reading.rows(teacher, self.layer, self.positions, x, y)
         centre, size = reading.moments(hidden, weights)
-        width, teacher_width = students.width_at(self.student_layer, x), hidden.shape[-1]
+        width, teacher_width = students.shape_at(self.student_layer, x)[-1], hidden.shape[-1]
         maps = torch.stack([
             torch.randn(
                 width, teacher_width, generator=seeding.generator(seed, "regressor", device=x.device), device=x.device

@@ -1,10 +1,14 @@
-"""What a run costs: floating-point operations as executed, and bytes to store."""
+"""What a run costs: floating-point operations as executed, memory, and bytes to store."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -30,3 +34,36 @@ def flops(compute: Callable[[], Result]) -> tuple[Result, int]:
 def storage(networks: Sequence[nn.Module]) -> int:
     """Bytes needed to keep the parameters and buffers of `networks`, as they are."""
     return sum(t.numel() * t.element_size() for network in networks for t in network.state_dict().values())
+
+
+def device_name(device: torch.device) -> str:
+    """What a run was made on, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads"
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes in use until now: of the process on a CPU (0 on Windows), of torch's allocations on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory that one step frees for the next, where it is glibc.
+
+    Given back to the system, it has to be asked for and cleared anew at every step, which can take longer than the
+    step itself. glibc keeps about twice the largest block that it has seen freed, of blocks up to 32 MiB.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
+
+
+def give_back_memory() -> None:
+    """Hand what is left free to the system once a run is over: over many runs it would pile up in pieces."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library has no such function
+        ctypes.CDLL(None).malloc_trim(0)

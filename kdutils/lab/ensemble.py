@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from enum import Enum, auto
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import nn
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parameter import UninitializedTensorMixin
 
-from kdutils import reading, seeding
+from kdutils import checks, reading, seeding
 from kdutils.tasks import models
+
+Tensors = dict[str, torch.Tensor]
 
 
 class Ensemble:
@@ -23,14 +31,22 @@ class Ensemble:
     teacher labels each sample once). Member `i` has learning rate `i // len(seeds)` and seed
     `i % len(seeds)`.
 
+    A network of any class may be a member. Those of `kdutils.tasks.models` run stacked (`models.stacks`); others go
+    through `torch.func.vmap` where that gives the numbers of each network alone, and one by one where it does not.
+
     Args:
-        make: builds one network; called once per seed, with torch's global generator seeded.
+        make: builds one network; called once per seed, with the global generators seeded.
         seeds: whole numbers, all different.
         learning_rates: one or more step sizes.
         device: where the stacked parameters live.
 
     Attributes:
-        stacks: the network runs as it is on all members at once (`models.stacks`); others go through `vmap`.
+        parameters, buffers: {name: (members, ...)}; what a network keeps between passes is all in these.
+        frozen: names of the parameters that `make` froze with `requires_grad_(False)`.
+        drawn: how many runs of `train` these students have been through: each reads samples of its own.
+
+    Raises:
+        ValueError: for seeds or learning rates that are no such numbers, or networks of different shapes.
 
     >>> from kdutils.tasks.models import MLP
     >>> students = Ensemble(lambda: MLP(4, 8), seeds=[0, 1, 2], learning_rates=[0.1, 1.0])
@@ -45,22 +61,36 @@ class Ensemble:
         learning_rates: Sequence[float] = (1.0,),
         device: torch.device | str = "cpu",
     ) -> None:
-        if not seeds or len(set(seeds)) != len(seeds):
-            raise ValueError(f"an ensemble needs at least one seed, all different; got {list(seeds)}")
-        if not learning_rates or min(learning_rates) <= 0:
-            raise ValueError(f"learning rates must be positive; got {list(learning_rates)}")
-        self.seeds, self.learning_rates = tuple(seeds), tuple(float(lr) for lr in learning_rates)
+        self.seeds = tuple(checks.listed("seeds", seeds, Integral))
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"an ensemble needs at least one seed, all different; got {list(self.seeds)}")
+        self.learning_rates = tuple(checks.listed("learning_rates", learning_rates))
+        if not self.learning_rates or not all(0 < rate < math.inf for rate in self.learning_rates):
+            raise ValueError(f"learning rates must be positive; got {list(self.learning_rates)}")
         self.device = torch.device(device)
-        networks = []
+        built = []
         for seed in self.seeds:
             with seeding.global_rng(seed, "init"):
-                networks.append(make())
-        self.skeleton = networks[0].to(self.device).eval()
+                built.append(make())
+        _check(built)
+        # as they were built: a part that its author put into eval mode stays so when students train
+        self._training = [name for name, part in built[0].named_modules() if part.training]
+        self.networks = [network.to(self.device).eval() for network in built]
+        self.frozen = frozenset(name for name, p in self.skeleton.named_parameters() if not p.requires_grad)
         self.stacks = models.stacks(self.skeleton)
-        self.parameters = self._stack([dict(n.named_parameters()) for n in networks])
-        self.buffers = self._stack([dict(n.named_buffers()) for n in networks])
+        self.parameters = self._stack([dict(n.named_parameters()) for n in self.networks])
+        self.buffers = self._stack([dict(n.named_buffers()) for n in self.networks])
+        if not self.stacks:  # one network a member, which may keep something in Python between passes
+            self.networks += [reading.copied(n) for _ in self.learning_rates[1:] for n in self.networks]
+        self.drawn = 0
+        self._way: list[_Way] = []  # found at the first pass, shared by clones
 
-    def _stack(self, tensors: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    @property
+    def skeleton(self) -> nn.Module:
+        """The network of the first member; only its structure counts, its weights are those of `parameters`."""
+        return self.networks[0]
+
+    def _stack(self, tensors: list[Tensors]) -> Tensors:
         repeats = len(self.learning_rates)
         return {name: torch.stack([t[name].detach() for t in tensors] * repeats).to(self.device) for name in tensors[0]}
 
@@ -80,8 +110,8 @@ class Ensemble:
         repeats = len(self.learning_rates)
         return per_seed if repeats == 1 else per_seed.repeat(repeats, *[1] * (per_seed.dim() - 1))
 
-    def outputs(self, x: torch.Tensor, paths: tuple[str, ...] = (reading.OUTPUT,)) -> dict[str, torch.Tensor]:
-        """What each member's modules at `paths` output.
+    def outputs(self, x: torch.Tensor, paths: tuple[str, ...] = (reading.OUTPUT,)) -> Tensors:
+        """What each member's modules at `paths` output, in eval mode; the members stay as they are.
 
         Args:
             x: (seeds, batch, ...), one batch a seed; `x.expand(len(seeds), *x.shape)` shares one batch.
@@ -90,54 +120,167 @@ class Ensemble:
         Returns:
             {path: (members, batch, ...)}
         """
+        return self.run(x, paths)[0]
+
+    def run(
+        self, x: torch.Tensor, paths: tuple[str, ...], mode: str = "eval", noise: tuple[str | int, ...] = ("noise",)
+    ) -> tuple[Tensors, Tensors]:
+        """`outputs`, and the buffers (members, ...) as the pass left them.
+
+        Args:
+            mode: "eval"; "train" runs dropout, batch norm and the like as they were built.
+            noise: names of the stream that members draw from which draw at random (see `kdutils.seeding`).
+        """
         if x.shape[0] != len(self.seeds):
             raise ValueError(f"x holds {x.shape[0]} batches; expected one for each of {len(self.seeds)} seeds")
+        if self.stacks and len(self) > 1:  # on small networks vmap's own work is a large part of a step
+            return reading.outputs_at(self.skeleton, self.spread(x), paths, dict(self.parameters)), {}
+        if not self._way:
+            self._way.append(_Way.ONE_BY_ONE if self.stacks else self.clone()._found(x[:, :8], paths))
+        way = self._way[0]
+        if way is _Way.VMAP and mode == "eval":
+            return self._vmapped(x, paths, self.parameters)
+        with self._in_mode(mode):
+            return self._one_by_one(x, paths, self.parameters, noise if way is _Way.NOISY or mode == "train" else None)
 
-        def one(state: dict[str, torch.Tensor], batch: torch.Tensor) -> dict[str, torch.Tensor]:
-            return reading.outputs_at(self.skeleton, batch, paths, state)
+    def _one_by_one(
+        self, x: torch.Tensor, paths: tuple[str, ...], parameters: Tensors, noise: tuple[str | int, ...] | None
+    ) -> tuple[Tensors, Tensors]:
+        lone = len(self) == 1  # whose stacked weights are used as they are, without a copy
+        parts = {name: (value.squeeze(0),) if lone else value.unbind(0) for name, value in parameters.items()}
+        passes = []
+        for member in range(len(self)):
+            network, seed = self.networks[member % len(self.networks)], self.seed_of(member)
+            state = {name: part[member] for name, part in parts.items()}
+            state |= {name: value[member].clone() for name, value in self.buffers.items()}
+            with seeding.global_rng(seed, *noise, device=self.device) if noise else nullcontext():
+                values = reading.outputs_at(network, x[member % len(self.seeds)], paths, state)
+            passes.append((values, {name: state[name] for name in self.buffers}))
+        if lone:
+            return tuple({name: value[None] for name, value in part.items()} for part in passes[0])
+        return tuple({name: torch.stack([p[i][name] for p in passes]) for name in passes[0][i]} for i in (0, 1))
 
-        state = {**self.parameters, **self.buffers}
-        if len(self) == 1:  # the same thing without the overhead of a dimension
-            single = one({name: value.squeeze(0) for name, value in state.items()}, x.squeeze(0))
-            return {path: value[None] for path, value in single.items()}
-        if self.stacks:  # on small networks vmap's own work is a large part of a step
-            return one(state, self.spread(x))
+    def _vmapped(self, x: torch.Tensor, paths: tuple[str, ...], parameters: Tensors) -> tuple[Tensors, Tensors]:
+        def one(parameters: Tensors, buffers: Tensors, batch: torch.Tensor) -> tuple[Tensors, Tensors]:
+            state = {**parameters, **buffers}
+            values = reading.outputs_at(self.skeleton, batch, paths, state)
+            return values, {name: state[name] for name in buffers}
+
+        buffers = {name: value.clone() for name, value in self.buffers.items()}
         with sdpa_kernel(SDPBackend.MATH):  # vmap has no rule for the fused kernels: it would loop over members
-            return vmap(one, randomness="different")(state, self.spread(x))
+            return vmap(one)(parameters, buffers, self.spread(x))
+
+    def _found(self, x: torch.Tensor, paths: tuple[str, ...]) -> _Way:
+        """How the members run: through vmap where that gives the numbers and gradients of each alone."""
+
+        def tried(run: Callable[[Tensors], tuple[Tensors, Tensors]]) -> list[torch.Tensor]:
+            moving = {n: p.detach().clone().requires_grad_(p.is_floating_point()) for n, p in self.parameters.items()}
+            with torch.enable_grad():
+                values, buffers = run(moving)
+                total = sum(value.sin().sum() for value in values.values())
+                wanted = [p for p in moving.values() if p.requires_grad]
+                slopes = torch.autograd.grad(total, wanted, allow_unused=True) if total.requires_grad else ()
+            return [v.detach() for v in (*values.values(), *buffers.values(), *slopes) if v is not None]
+
+        with seeding.global_rng(0, device=self.device):
+            before = seeding.global_state(self.device)
+            alone = tried(lambda p: self._one_by_one(x, paths, p, None))
+            if seeding.global_state(self.device) != before:
+                return _Way.NOISY
+        if len(self) == 1:
+            return _Way.ONE_BY_ONE
+        try:
+            pairs = zip(alone, tried(lambda p: self._vmapped(x, paths, p)), strict=True)
+            if not all(torch.allclose(one, two, rtol=1e-3, atol=1e-4, equal_nan=True) for one, two in pairs):
+                raise ValueError("torch.func.vmap gives other numbers")
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            name = type(self.skeleton).__name__
+            warnings.warn(f"the members of this ensemble of {name} run one by one: {reason}", stacklevel=4)
+            return _Way.ONE_BY_ONE
+        return _Way.VMAP
+
+    @contextmanager
+    def _in_mode(self, mode: str) -> Iterator[None]:
+        """The members in training mode inside the block: wholly, where their maker left them in eval mode."""
+        if mode == "train":
+            for network in self.networks:
+                for name, part in network.named_modules():
+                    part.training = "" not in self._training or name in self._training
+        try:
+            yield
+        finally:
+            if mode == "train":
+                for network in self.networks:
+                    network.eval()
 
     def member(self, index: int) -> nn.Module:
         """A plain copy of one member, in eval mode."""
-        network = copy.deepcopy(self.skeleton)
-        state = {**self.parameters, **self.buffers}
-        network.load_state_dict({name: value[index] for name, value in state.items()}, strict=False)
+        network = reading.copied(self.networks[index % len(self.networks)])
+        own = dict(network.named_parameters())
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                own[name].copy_(value[index])
+        for name, value in self.buffers.items():
+            path, _, leaf = name.rpartition(".")
+            network.get_submodule(path)._buffers[leaf] = value[index].detach().clone()
         return network.eval()
 
-    def width_at(self, path: str, x: torch.Tensor) -> int:
-        """Size of the last dimension of what the module at `path` outputs; `x` is any valid input."""
+    def shape_at(self, path: str, x: torch.Tensor) -> torch.Size:
+        """Shape (batch, ...) of what one member's module at `path` outputs; `x` is any valid input."""
         reading.module_at(self.skeleton, path)
         with torch.no_grad():
-            return self.outputs(x[:, :1], (path,))[path].shape[-1]
+            return self.outputs(x[:, :1], (path,))[path].shape[1:]
 
-    def with_parameters(self, parameters: dict[str, torch.Tensor]) -> Ensemble:
-        """The same seeds, learning rates and shape, with other (stacked) parameters."""
+    def with_parameters(self, state: Tensors) -> Ensemble:
+        """The same seeds, learning rates and shape, with other (stacked) parameters, and buffers where given."""
         other = copy.copy(self)
-        other.parameters = dict(parameters)
+        other.parameters = {name: state[name] for name in self.parameters}
+        other.buffers = {name: state.get(name, value) for name, value in self.buffers.items()}
         return other
 
     def clone(self) -> Ensemble:
         """A copy that can be trained without touching this one."""
-        other = self.with_parameters({name: p.detach().clone() for name, p in self.parameters.items()})
-        other.buffers = {name: b.clone() for name, b in self.buffers.items()}
+        state = {name: value.detach().clone() for name, value in {**self.parameters, **self.buffers}.items()}
+        other = self.with_parameters(state)
+        if not self.stacks:  # their forward passes may keep something in Python
+            other.networks = [reading.copied(network) for network in self.networks]
         return other
 
     def describe(self) -> dict[str, object]:
-        """What the ensemble is, for the store: its shape, initial contents, seeds and learning rates."""
-        state = {**self.parameters, **self.buffers}
-        first = copy.deepcopy(self.skeleton)
-        first.load_state_dict({name: value[0] for name, value in state.items()}, strict=False)
+        """What the ensemble is, for the store: its networks, their contents, seeds and learning rates."""
         return {
-            "network": first,
-            "all": state,
+            "networks": self.networks[: len(self.seeds)],
+            "state": {**self.parameters, **self.buffers},
             "seeds": self.seeds,
             "learning rates": self.learning_rates,
+            "drawn": self.drawn,
+            "training": self._training,
         }
+
+
+class _Way(Enum):
+    """How the members go through a pass: at once; in turn; in turn and each with a random stream of its own."""
+
+    VMAP = auto()
+    ONE_BY_ONE = auto()
+    NOISY = auto()
+
+
+def _check(networks: list[nn.Module]) -> None:
+    """Raises ValueError unless the networks are separate, built to the end, and of one shape."""
+    for network in networks:
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"make() must return a torch module, not a {type(network).__name__}")
+        if any(isinstance(p, UninitializedTensorMixin) for p in (*network.parameters(), *network.buffers())):
+            raise ValueError("make() returns lazy modules: let it run one batch through them before it returns")
+    if len({id(network) for network in networks}) < len(networks):
+        raise ValueError("make() returned the same network twice: it must build a new one at each call")
+    first, *others = [{n: tuple(t.shape) for n, t in (*m.named_parameters(), *m.named_buffers())} for m in networks]
+    for other in others:
+        different = sorted(n for n in first.keys() | other.keys() if first.get(n) != other.get(n))
+        if different:
+            name = different[0]
+            raise ValueError(
+                f"make() builds networks of different shapes: {name} is {first.get(name)} and {other.get(name)}"
+            )

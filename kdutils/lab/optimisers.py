@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -27,6 +27,14 @@ class Rule(Protocol):
         """One step, in place. A parameter whose gradient is None stays as it is."""
         ...
 
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """What a stage that was stopped needs to go on: tensors, and plain data."""
+        ...
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
+        """Take up such a state."""
+        ...
+
 
 def _shaped(rates: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
     return rates.view(-1, *[1] * (parameter.dim() - 1))
@@ -37,18 +45,28 @@ class SGD:
     """Plain stochastic gradient descent at a constant rate: no momentum, no weight decay."""
 
     def start(self, parameters: Mapping[str, torch.Tensor], rates: torch.Tensor, done: int, total: int) -> Rule:
-        single = rates.item() if len(rates) == 1 else None
+        return _SGDRule(list(parameters.values()), rates)
 
-        def update(gradients: Sequence[torch.Tensor | None]) -> None:
-            for parameter, gradient in zip(parameters.values(), gradients, strict=True):
-                if gradient is None:
-                    continue
-                if single is not None:
-                    parameter.sub_(gradient, alpha=single)
-                else:
-                    parameter.addcmul_(gradient, _shaped(rates, parameter), value=-1)
 
-        return update
+class _SGDRule:
+    def __init__(self, parameters: list[torch.Tensor], rates: torch.Tensor) -> None:
+        self.parameters, self.rates = parameters, rates
+        self.single = rates.item() if len(rates) == 1 else None
+
+    def __call__(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is None:
+                continue
+            if self.single is not None:
+                parameter.sub_(gradient, alpha=self.single)
+            else:
+                parameter.addcmul_(gradient, _shaped(self.rates, parameter), value=-1)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        return {}, {}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -67,30 +85,72 @@ class Adam:
     decay: bool = False
 
     def start(self, parameters: Mapping[str, torch.Tensor], rates: torch.Tensor, done: int, total: int) -> Rule:
-        beta1, beta2 = self.betas
-        steps, rows, parts = 0, None, []
-        rates = rates[:, None]
+        return _AdamRule(self, dict(parameters), rates[:, None], done, total)
 
-        def update(gradients: Sequence[torch.Tensor | None]) -> None:
-            nonlocal steps, rows, parts
-            steps += 1
-            scale = min(1.0, steps / self.warmup) if self.warmup else 1.0
-            if self.decay:
-                scale *= 0.5 * (1 + math.cos(math.pi * min(1.0, (done + steps - 1) / total)))
-            size, correction = scale / (1 - beta1**steps), (1 - beta2**steps) ** 0.5
-            pairs = [(p, g) for p, g in zip(parameters.values(), gradients, strict=True) if g is not None]
-            if rows is None:  # one long row a member: a handful of large operations in place of many small ones
-                sizes = [p[0].numel() for p, _ in pairs]
-                rows = pairs[0][1].new_zeros(3, len(rates), sum(sizes))
-                parts = [part.view_as(p) for (p, _), part in zip(pairs, rows[0].split(sizes, 1), strict=True)]
-            work, first, second = rows
-            for part, (_, gradient) in zip(parts, pairs, strict=True):
-                part.copy_(gradient)
-            first.lerp_(work, 1 - beta1)
-            second.mul_(beta2).addcmul_(work, work, value=1 - beta2)
-            denominator = torch.sqrt(second, out=work).div_(correction).add_(self.eps)
-            torch.div(first, denominator, out=work).mul_(rates)
-            for part, (parameter, _) in zip(parts, pairs, strict=True):
-                parameter.sub_(part, alpha=size)
 
-        return update
+class _AdamRule:
+    """Moments by parameter. A parameter without a gradient rests: its moments and its count of steps stay, as in torch.
+
+    While the same parameters have a gradient at every step, as is usual, their moments lie side by side in one long row
+    a member: a handful of large operations in place of many small ones.
+    """
+
+    def __init__(
+        self, plan: Adam, parameters: dict[str, torch.Tensor], rates: torch.Tensor, done: int, total: int
+    ) -> None:
+        self.plan, self.parameters, self.rates, self.done, self.total = plan, parameters, rates, done, total
+        self.steps = 0  # of this stage: warm-up and decay follow it
+        self.taken: dict[str, int] = {}  # steps in which each parameter had a gradient
+        # names -> (work and both moments (3, members, size), the work by name)
+        self.groups: dict[tuple[str, ...], tuple[torch.Tensor, dict[str, torch.Tensor]]] = {}
+
+    def _group(self, names: tuple[str, ...], moments: Sequence[torch.Tensor]) -> None:
+        rows = torch.stack([torch.zeros_like(moments[0]), *moments])
+        pieces = zip(names, rows[0].split(self._sizes(names), 1), strict=True)
+        self.groups[names] = rows, {name: piece.view_as(self.parameters[name]) for name, piece in pieces}
+
+    def _sizes(self, names: tuple[str, ...]) -> list[int]:
+        return [self.parameters[name][0].numel() for name in names]
+
+    def __call__(self, gradients: Sequence[torch.Tensor | None]) -> None:
+        self.steps += 1
+        scale = min(1.0, self.steps / self.plan.warmup) if self.plan.warmup else 1.0
+        if self.plan.decay:
+            scale *= 0.5 * (1 + math.cos(math.pi * min(1.0, (self.done + self.steps - 1) / self.total)))
+        given = {name: g for name, g in zip(self.parameters, gradients, strict=True) if g is not None}
+        new = tuple(name for name in given if name not in self.taken)
+        if new:
+            self._group(new, given[new[0]].new_zeros(2, len(self.rates), sum(self._sizes(new))))
+            self.taken |= dict.fromkeys(new, 0)
+        for names in list(self.groups):
+            if 0 < sum(name in given for name in names) < len(names):  # from now on each on its own
+                rows, _ = self.groups.pop(names)
+                for name, moments in zip(names, rows[1:].split(self._sizes(names), 2), strict=True):
+                    self._group((name,), moments)
+        for names in self.groups:
+            if names[0] in given:
+                self._update(names, given, scale)
+
+    def _update(self, names: tuple[str, ...], given: Mapping[str, torch.Tensor], scale: float) -> None:
+        beta1, beta2 = self.plan.betas
+        count = self.taken[names[0]] + 1
+        self.taken |= dict.fromkeys(names, count)
+        size, correction = scale / (1 - beta1**count), (1 - beta2**count) ** 0.5
+        (work, first, second), parts = self.groups[names]
+        for name, part in parts.items():
+            part.copy_(given[name])
+        first.lerp_(work, 1 - beta1)
+        second.mul_(beta2).addcmul_(work, work, value=1 - beta2)
+        denominator = torch.sqrt(second, out=work).div_(correction).add_(self.plan.eps)
+        torch.div(first, denominator, out=work).mul_(self.rates)
+        for name, part in parts.items():
+            self.parameters[name].sub_(part, alpha=size)
+
+    def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        tensors = {str(i): rows[1:] for i, (rows, _) in enumerate(self.groups.values())}
+        return tensors, {"steps": self.steps, "taken": self.taken, "groups": list(self.groups)}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], meta: Mapping[str, Any]) -> None:
+        self.steps, self.taken = meta["steps"], dict(meta["taken"])
+        for i, names in enumerate(meta["groups"]):
+            self._group(tuple(names), tensors[str(i)])

@@ -1,7 +1,9 @@
-"""What a call of `train` leaves behind, and how it is kept."""
+"""What a call of `train` leaves behind, and how it is kept: when it is over, and while it is under way."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,9 @@ import torch
 from torch import nn
 
 from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.store import Store
+
+SHARE = 0.01  # of the time, at most, goes into saving the state of a run that is under way
 
 
 @dataclass
@@ -21,14 +26,17 @@ class Run:
         samples: (T,) fresh training samples each member has seen.
         flops: (T,) floating-point operations spent on one member, forward and backward, its teacher's
             forward passes included.
-        accuracy, loss: (T, M) on held-out samples, against the true labels; loss is cross-entropy in nats.
+        accuracy, loss: (T, M) on held-out samples, against the true labels; loss is cross-entropy in nats. Where the
+            task has a `score` of its own, `accuracy` is that, and `loss` the same with the sign that makes less better.
         stages: (description, first step, last step) of each stage.
         seconds: wall-clock time of the loop on `device`, all members together.
         peak_memory: the most bytes in use by then: of the process on a CPU, of torch's allocations on a GPU.
         settings: everything the run is a function of, as plain data.
         key: its name in the store.
         students: the trained ensemble.
-        snapshots: {step: stacked parameters} where `keep_every` asked for them.
+        snapshots: {step: stacked parameters and buffers} where `keep_every` asked for them.
+        metric: what `accuracy` is.
+        higher_is_better: its direction.
     """
 
     steps: np.ndarray
@@ -44,6 +52,8 @@ class Run:
     key: str
     students: Ensemble
     snapshots: dict[int, dict[str, torch.Tensor]]
+    metric: str = "accuracy"
+    higher_is_better: bool = True
 
     @property
     def budget(self) -> int:
@@ -61,10 +71,10 @@ class Run:
 
 def to_store(run: Run) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     tensors = {f"curve/{name}": torch.from_numpy(getattr(run, name)) for name in ("steps", "flops", "accuracy", "loss")}
-    tensors |= {f"final/{name}": p for name, p in run.students.parameters.items()}
+    tensors |= {f"final/{name}": t for name, t in {**run.students.parameters, **run.students.buffers}.items()}
     for step, snapshot in run.snapshots.items():
         tensors |= {f"snapshot/{step}/{name}": p for name, p in snapshot.items()}
-    kept = ("stages", "seconds", "peak_memory", "device", "settings")
+    kept = ("stages", "seconds", "peak_memory", "device", "settings", "metric", "higher_is_better")
     return tensors, {name: getattr(run, name) for name in kept}
 
 
@@ -81,8 +91,121 @@ def from_store(
         else:
             step, parameter = rest.split("/", 1)
             snapshots.setdefault(int(step), {})[parameter] = tensor.to(students.device)
+    students = students.with_parameters(final)
+    students.drawn += 1
     return Run(
         **curve, samples=curve["steps"] * settings["batch"], stages=[tuple(s) for s in meta["stages"]],
         seconds=meta["seconds"], peak_memory=meta["peak_memory"], device=meta["device"], settings=settings, key=key,
-        students=students.with_parameters(final), snapshots=dict(sorted(snapshots.items())),
+        students=students, snapshots=dict(sorted(snapshots.items())), metric=meta["metric"],
+        higher_is_better=meta["higher_is_better"],
     )  # fmt: skip
+
+
+class Saved:
+    """The state of a run that is under way: written now and then, and taken up where the run was stopped.
+
+    A state holds all that the coming steps depend on, so that a run which goes on is bit for bit the run that was never
+    stopped: weights, buffers and moments, random streams, and what the stage began with. Kept copies of the weights
+    are written once, in parts of their own.
+
+    Args:
+        runs: where; None writes nothing.
+        key: the run's.
+        every: least seconds between two states; more, where writing one takes over a hundredth of that.
+    """
+
+    def __init__(self, runs: Store | None, key: str, every: float) -> None:
+        self.runs, self.key, self.every = runs, key, every
+        self.parts: list[str] = []
+        self.written: set[int] = set()
+        self.state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
+        self.before, self.started = 0.0, time.perf_counter()
+        self.due = self.started + every
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on the run, those before it was stopped among them."""
+        return self.before + time.perf_counter() - self.started
+
+    def load(self, loop: Any) -> tuple[int, int] | None:
+        """Bring `loop` to the beginning of the stage that was under way: its index and its first step, or None."""
+        found = self.runs.load(f"{self.key}-state") if self.runs is not None else None
+        if found is None:
+            return None
+        tensors, meta = found
+        parts = [self.runs.load(name) for name in meta["parts"]]
+        if None in parts:
+            return None
+        for part, _ in parts:
+            for name, tensor in part.items():
+                step, name = name.split("/", 1)
+                loop.snapshots.setdefault(int(step), {})[name] = tensor.to(loop.first_bad.device)
+        self.parts, self.written, self.before = meta["parts"], set(loop.snapshots), meta["seconds"]
+        loop.stages = [tuple(stage) for stage in meta["stages"]]
+        loop.flops_so_far, loop.first_bad = meta["flops"], tensors["first bad"].to(loop.first_bad.device)
+        curves = [tensors[f"curve/{i}"].numpy() for i in range(4)]
+        loop.evaluations = [(int(step), float(spent), *scores) for step, spent, *scores in zip(*curves, strict=True)]
+        _fill(loop.students, tensors, "entry/")
+        self.state = found
+        return meta["stage"], meta["first"]
+
+    def restore(self, loop: Any) -> None:
+        """Bring `loop`, which has entered the stage, to where it was inside; nothing, where no state was loaded."""
+        if self.state is None:
+            return
+        (tensors, meta), self.state = self.state, None
+        _fill(loop.students, tensors, "now/")
+        with torch.no_grad():
+            for name, own in loop.bound.parameters.items():
+                own.copy_(tensors[f"signal/{name}"])
+        loop.update.restore(_under(tensors, "rule/"), meta["rule"])
+        for name, stream in loop.bound.generators.items():
+            stream.set_state(tensors[f"drawn/{name}"])
+        loop.samples.restore([tensors[f"data/{i}"] for i in range(len(loop.samples.streams))], meta["left"])
+        loop.step, loop.flops_per_sample, loop.counted = meta["step"], meta["flops per sample"], meta["counted"]
+
+    def tick(self, loop: Any, stage: int, first: int) -> None:
+        """Write the state if it is time to; `stage` began after `first` steps."""
+        if self.runs is None or time.perf_counter() < self.due or not hasattr(loop.update, "state"):
+            return
+        begun = time.perf_counter()
+        new = {step: kept for step, kept in loop.snapshots.items() if step not in self.written}
+        if new:
+            name = f"{self.key}-part{len(self.parts)}"
+            self.runs.save(name, {f"{step}/{n}": t for step, kept in new.items() for n, t in kept.items()}, {})
+            self.parts, self.written = [*self.parts, name], set(loop.snapshots)
+        rule, plain = loop.update.state()
+        now = {**loop.students.parameters, **loop.students.buffers}
+        curves = [np.array(column) for column in zip(*loop.evaluations, strict=True)]
+        tensors = {f"curve/{i}": torch.from_numpy(curve) for i, curve in enumerate(curves)}
+        tensors |= {"first bad": loop.first_bad}
+        tensors |= {f"data/{i}": state for i, state in enumerate(loop.samples.before)}
+        tensors |= {f"drawn/{name}": stream.get_state() for name, stream in loop.bound.generators.items()}
+        for kind, group in (("entry", loop.entry), ("now", now), ("signal", loop.bound.parameters), ("rule", rule)):
+            tensors |= {f"{kind}/{name}": tensor for name, tensor in group.items()}
+        meta = {
+            "stage": stage, "first": first, "step": loop.step, "left": len(loop.samples.drawn), "stages": loop.stages,
+            "flops": loop.flops_so_far, "flops per sample": loop.flops_per_sample, "counted": loop.counted,
+            "seconds": self.seconds, "rule": plain, "parts": self.parts,
+        }  # fmt: skip
+        self.runs.save(f"{self.key}-state", tensors, meta)
+        now = time.perf_counter()
+        self.due = now + max(self.every, (now - begun) / SHARE if SHARE else 0)
+
+    def discard(self) -> None:
+        """Remove what was written: the run is over."""
+        if self.runs is not None:
+            for name in (f"{self.key}-state", *self.parts):
+                self.runs.discard(name)
+
+
+def _under(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+@torch.no_grad()
+def _fill(students: Ensemble, tensors: Mapping[str, torch.Tensor], prefix: str) -> None:
+    state = _under(tensors, prefix)
+    for name, parameter in students.parameters.items():
+        parameter.copy_(state[name])
+    students.buffers = {name: state[name].to(students.device) for name in students.buffers}

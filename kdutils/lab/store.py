@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -170,3 +171,8 @@ class Store:
         finally:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
+
+    def discard(self, key: str) -> None:
+        """Forget what was saved under `key`, if anything."""
+        with contextlib.suppress(OSError):
+            self.path(key).unlink(missing_ok=True)

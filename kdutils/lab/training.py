@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import math
 import os
 import sys
-import time
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from kdutils import losses, reading, seeding
+from kdutils import checks, losses, reading, seeding
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.lab import cost, store
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import SGD, Optimiser
-from kdutils.lab.record import Run, from_store, to_store
+from kdutils.lab.record import Run, Saved, from_store, to_store
 from kdutils.signals import Bound
+from kdutils.tasks.sampling import HeldOut, Samples
 
-BLOCK = 32  # steps whose samples are drawn at once: drawing is cheaper in larger pieces ...
-LARGEST = 2**15  # ... of up to so many samples
 CALIBRATION = 1024  # positions a seed that a stage reads once, to fix the scale of its targets; 64 samples at least
 
 
@@ -48,36 +44,51 @@ def train(
     optimiser: Optimiser = SGD(),  # noqa: B008 (frozen data)
     until: float | None = None,
     keep_every: int | None = None,
+    mode: str = "eval",
     runs: store.Store | None = None,
+    save_every: float = 120.0,
     progress: bool | None = None,
 ) -> Run:
     """Train every member of `students` through `curriculum` on fresh samples.
 
     `students` itself is left as it is. The learning rate is each member's own. Between stages no parameter
-    is reset or frozen.
+    is reset or frozen. Students that come out of a run go on with samples that they have not seen.
 
     Args:
         task: has `sample(n, generator) -> (x, y)` on the generator's device; y holds one class a sample, or one
-            a position with `losses.IGNORE` where nothing is asked.
+            a position with `losses.IGNORE` where nothing is asked. With a `score(outputs, y)` of its own (one
+            network's outputs on all held-out samples -> one number) y is what the signals take; the attributes
+            `score_name` and `higher_is_better` (else "score" and True) say what the number is.
         steps: optimiser steps in all; a last stage of open length takes what the others leave.
         batch: samples a member sees in one step.
-        evaluate_every: steps between evaluations on the same `held_out` samples.
+        evaluate_every: steps between evaluations on the same `held_out` samples, always in eval mode.
         held_out_task: where those come from, when not from fresh samples of `task` (a text's validation part).
         optimiser: `SGD()` or `Adam(...)`.
         until: stop early, in the last stage, once every seed of one learning rate has reached this accuracy:
             the sweep is decided then, and slower learning rates need not finish.
         keep_every: steps between kept copies of all parameters (as teacher checkpoints are).
-        runs: where to look for this very run first, and to keep it afterwards.
+        mode: "eval" trains without dropout and with batch norm's statistics as built; "train" trains the students
+            as they were built, each with statistics and dropout of its own.
+        runs: where to look for this very run first, and to keep it afterwards. A run that was stopped goes on from
+            its last saved state, bit for bit.
+        save_every: seconds between two saved states; more, where saving would take over a hundredth of the time.
         progress: show a bar; when left out, only where somebody is watching.
 
     Raises:
-        DivergenceError: as soon as an evaluation finds that a loss was not finite.
-        ValueError: when the stages do not fit in `steps`.
+        DivergenceError: as soon as an evaluation finds that a loss was not finite, if nothing but the learning rate
+            explains it.
+        ValueError: when the stages do not fit in `steps`, for a count that is none, a finite task without a
+            `held_out_task`, or a task or teacher whose numbers are not finite.
     """
+    steps, batch = checks.count("steps", steps), checks.count("batch", batch)
+    evaluate_every, held_out = checks.count("evaluate_every", evaluate_every), checks.count("held_out", held_out)
+    keep_every = None if keep_every is None else checks.count("keep_every", keep_every)
+    until = None if until is None else checks.number("until", until)
+    checks.one_of("mode", mode, ("eval", "train"))
     settings = {
         "students": store.describe(students), "task": store.describe(task), "curriculum": store.describe(curriculum),
         "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "held_out": held_out,
-        "until": until, "keep_every": keep_every, "device": students.device.type,
+        "until": until, "keep_every": keep_every, "mode": mode, "device": students.device.type,
         "held out task": store.describe(held_out_task or task), "optimiser": store.describe(optimiser),
     }  # fmt: skip
     key = store.key(settings)
@@ -86,32 +97,38 @@ def train(
     if stored is not None:
         return from_store(*stored, key, settings, students)
 
-    _keep_freed_memory()
-    loop = _Loop(students.clone(), task, batch, (held_out_task or task, held_out), optimiser, steps)
+    cost.keep_freed_memory()
+    loop = _Loop(students.clone(), task, batch, held_out_task, held_out, optimiser, steps, mode)
     bar = tqdm(total=steps, desc=curriculum.name, leave=False, disable=not _watched(progress), mininterval=0.5)
-    started = time.perf_counter()
-    stages, step = [], 0
-    loop.evaluate(step)
+    saved = Saved(runs, key, save_every)
+    begun, first = saved.load(loop) or (0, 0)
+    if not loop.evaluations:
+        loop.evaluate()
     for index, (stage, length) in enumerate(zip(curriculum.stages, lengths, strict=True)):
-        first, last_stage = step, index == len(lengths) - 1
-        bound = loop.enter(stage, index)
-        for step in range(first + 1, first + length + 1):
-            loop.step(bound, step)
+        if index < begun:
+            continue
+        first, last_stage = first if index == begun else loop.step, index == len(lengths) - 1
+        loop.enter(stage, index, first)
+        saved.restore(loop)
+        for step in range(loop.step + 1, first + length + 1):
+            loop.advance(step)
             if keep_every and step % keep_every == 0:
-                loop.keep(step)
+                loop.keep()
             if step % evaluate_every == 0 or step == first + length:
-                accuracy = loop.evaluate(step)
+                accuracy = loop.evaluate()
                 bar.update(step - bar.n)
-                bar.set_postfix_str(f"median accuracy {np.median(accuracy):.3f}")
+                bar.set_postfix_str(f"median {loop.judge.metric} {np.median(accuracy):.3f}")
                 if until is not None and last_stage and loop.decided(until):
                     break
-        stages.append((str(stage.signal), first, step))
+            saved.tick(loop, index, first)
+        loop.stages.append((str(stage.signal), first, loop.step))
     bar.close()
-    run = loop.finish(stages, time.perf_counter() - started, settings, key)
-    del loop, bound
-    _give_back_memory()
+    run = loop.finish(saved.seconds, settings, key)
+    del loop
+    cost.give_back_memory()
     if runs is not None:
         runs.save(key, *to_store(run))
+        saved.discard()
     return run
 
 
@@ -119,60 +136,53 @@ class _Loop:
     """The state of one call of `train`."""
 
     def __init__(
-        self, students: Ensemble, task: Any, batch: int, held_out: tuple[Any, int], optimiser: Optimiser, total: int
-    ) -> None:
+        self, students: Ensemble, task: Any, batch: int, judge: Any, held_out: int, optimiser: Optimiser, total: int,
+        mode: str,
+    ) -> None:  # fmt: skip
         self.students, self.task, self.batch = students, task, batch
-        self.optimiser, self.total = optimiser, total
+        self.optimiser, self.total, self.mode = optimiser, total, mode
         device = students.device
-        for parameter in students.parameters.values():
-            parameter.requires_grad_(True)
+        for name, parameter in students.parameters.items():
+            parameter.requires_grad_(name not in students.frozen)
         self.rates = torch.tensor([students.learning_rate_of(i) for i in range(len(students))], device=device)
-        self.data = [seeding.generator(seed, "data", device=device) for seed in students.seeds]
-        judge, size = held_out
-        x, y = judge.sample(size, seeding.generator(0, "held-out", device=device))
-        piece = 4 * batch  # evaluated in pieces: all at once would not fit in memory for long sequences
-        self.held_out = list(zip(x.split(piece), y.split(piece), strict=True))
+        self.samples = Samples(task, students.seeds, batch, device, students.drawn)
+        self.judge = HeldOut(task, judge, held_out, 4 * batch, device)
+        if mode == "eval":
+            _tell_of_modes(students, self.judge.pieces[0][0])
         self.first_bad = torch.full((len(students),), torch.inf, device=device)
         self.flops_per_sample = self.flops_so_far = 0.0
-        self.counted = True
-        self.drawn: list[tuple[torch.Tensor, torch.Tensor]] = []  # batches of the coming steps, last first
+        self.counted, self.step = True, 0
         self.evaluations: list[tuple[int, float, np.ndarray, np.ndarray]] = []
+        self.stages: list[tuple[str, int, int]] = []
         self.snapshots: dict[int, dict[str, torch.Tensor]] = {}
-        self.last_step = 0
+        self.bound: Bound | None = None
 
-    def enter(self, stage: Stage, index: int) -> Bound:
-        generators = [
-            seeding.generator(seed, "calibration", index, device=self.students.device) for seed in self.students.seeds
-        ]
-        positions = self.held_out[0][1][0].numel()
-        size = max(64, CALIBRATION // positions)
+    def enter(self, stage: Stage, index: int, first: int) -> None:
+        """Begin a stage after `first` steps: its signal reads a calibration sample, and the optimiser starts anew."""
+        students = self.students
+        generators = [seeding.generator(seed, "calibration", index, device=students.device) for seed in students.seeds]
+        size = max(64, CALIBRATION // max(1, self.judge.pieces[0][1][0].numel()))
         x, y = (torch.stack(p) for p in zip(*[self.task.sample(size, g) for g in generators], strict=True))
-        bound = stage.signal.bind(self.students, x, y)
-        own = {n: p for n, p in self.students.parameters.items() if not stage.only or n.startswith(stage.only)}
+        self.entry = self._copy()
+        self.bound = stage.signal.bind(students, x, y)
+        moving = {n: p for n, p in students.parameters.items() if n not in students.frozen}
+        own = {n: p for n, p in moving.items() if not stage.only or n.startswith(stage.only)}
         if not own:
-            known = ", ".join(self.students.parameters)
-            raise ValueError(f"no parameter's name starts with one of {stage.only}; the student has {known}")
-        self.trainable = {**own, **bound.parameters}
-        self.update = self.optimiser.start(self.trainable, self.rates, self.last_step, self.total)
+            known = ", ".join(moving) or "none: all of them are frozen"
+            wanted = f"whose name starts with one of {stage.only}" if stage.only else "to train"
+            raise ValueError(f"the student has no parameter {wanted}; those that may move are {known}")
+        self.trainable = {**own, **self.bound.parameters}
+        self.update = self.optimiser.start(self.trainable, self.rates, first, self.total)
         self.counted = False
-        return bound
 
-    def draw(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next batch of every seed: (seeds, batch, ...) inputs and labels."""
-        if not self.drawn:
-            shape = max(1, min(BLOCK, LARGEST // self.batch)), self.batch
-            pairs = [self.task.sample(math.prod(shape), g) for g in self.data]
-            x, y = (torch.stack([p.unflatten(0, shape) for p in part], 1) for part in zip(*pairs, strict=True))
-            self.drawn = list(zip(x, y, strict=True))[::-1]
-        return self.drawn.pop()
-
-    def step(self, bound: Bound, step: int) -> None:
-        x, y = self.draw()
+    def advance(self, step: int) -> None:
+        x, y = self.samples.next()
+        self.step = step
         if self.counted:
-            losses, gradients = self._gradients(bound, x, bound.target(x, y))
+            losses, gradients = self._gradients(x, self.bound.target(x, y))
         else:  # the first step of a stage also counts its operations
-            target, teacher = cost.flops(lambda: bound.target(x, y))
-            (losses, gradients), student = cost.flops(lambda: self._gradients(bound, x, target))
+            target, teacher = cost.flops(lambda: self.bound.target(x, y))
+            (losses, gradients), student = cost.flops(lambda: self._gradients(x, target))
             seeds, members = len(self.students.seeds), len(self.students)
             self.flops_per_sample = teacher / (seeds * self.batch) + student / (members * self.batch)
             self.counted = True
@@ -180,71 +190,92 @@ class _Loop:
             self.first_bad = torch.where(losses.isfinite(), self.first_bad, self.first_bad.clamp(max=step))
             self.update(gradients)
         self.flops_so_far += self.flops_per_sample * self.batch
-        self.last_step = step
 
-    def _gradients(
-        self, bound: Bound, x: torch.Tensor, target: Any
-    ) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
-        losses = bound.loss(self.students.outputs(x, bound.reads), self.students.spread(target))
+    def _gradients(self, x: torch.Tensor, target: Any) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+        noise = ("noise", self.students.drawn, self.step)
+        values, buffers = self.students.run(x, self.bound.reads, self.mode, noise)
+        losses = self.bound.loss(values, self.students.spread(target))
+        self.students.buffers = {name: value.detach() for name, value in buffers.items()}
         return losses.detach(), torch.autograd.grad(losses.sum(), list(self.trainable.values()), allow_unused=True)
 
     @torch.no_grad()
-    def evaluate(self, step: int) -> np.ndarray:
+    def evaluate(self) -> np.ndarray:
         self._check_finite()
-        right = surprise = asked = 0
-        for x, y in self.held_out:
-            logits = self.students.outputs(x.expand(len(self.students.seeds), *x.shape))[reading.OUTPUT]
-            here = y != losses.IGNORE
-            logits, truth = logits[:, here], y[here]
-            right = right + (logits.argmax(-1) == truth).sum(1)
-            surprise = surprise + losses.cross_entropy(logits, truth.expand(len(self.students), -1)).sum(1)
-            asked += len(truth)
-        accuracy, loss = ((total / asked).cpu().numpy() for total in (right, surprise))
-        self.evaluations.append((step, self.flops_so_far, accuracy, loss))
+        accuracy, loss = self.judge.scores(self.students)
+        self.evaluations.append((self.step, self.flops_so_far, accuracy, loss))
         return accuracy
 
     def decided(self, until: float) -> bool:
-        best = np.max([accuracy for _, _, accuracy, _ in self.evaluations], axis=0)
-        return bool((best.reshape(-1, len(self.students.seeds)) >= until).all(1).any())
+        scores = np.array([accuracy for _, _, accuracy, _ in self.evaluations])
+        reached = (scores >= until if self.judge.higher_is_better else scores <= until).any(0)
+        return bool(reached.reshape(-1, len(self.students.seeds)).all(1).any())
 
     def _check_finite(self) -> None:
         step, member = (v.item() for v in self.first_bad.min(0))
-        if step != float("inf"):
-            lr = self.students.learning_rate_of(member)
-            raise DivergenceError(
-                f"the loss of member {member} (seed {self.students.seed_of(member)}, learning rate {lr:g}) was not a "
-                f"finite number at step {int(step)}: try a smaller learning rate, such as {lr / 3:.2g}",
-                lr,
-            )
+        if step == float("inf"):
+            return
+        seed, lr = self.students.seed_of(member), self.students.learning_rate_of(member)
+        where = f"the loss of member {member} (seed {seed}, learning rate {lr:g}) was not a finite number at step "
+        samples = Samples(self.task, self.students.seeds, self.batch, self.rates.device, self.students.drawn)
+        for _ in range(int(step)):
+            x, y = samples.next()
+        cause = _cause(self.bound, x, y, member % len(x))
+        if cause:
+            raise ValueError(f"{where}{int(step)}: {cause}")
+        raise DivergenceError(f"{where}{int(step)}: try a smaller learning rate, such as {lr / 3:.2g}", lr)
 
-    def keep(self, step: int) -> None:
-        self.snapshots[step] = {name: p.detach().clone() for name, p in self.students.parameters.items()}
+    def _copy(self) -> dict[str, torch.Tensor]:
+        both = {**self.students.parameters, **self.students.buffers}
+        return {name: value.detach().clone() for name, value in both.items()}
 
-    def finish(self, stages: list, seconds: float, settings: dict[str, Any], key: str) -> Run:
+    def keep(self) -> None:
+        self.snapshots[self.step] = self._copy()
+
+    def finish(self, seconds: float, settings: dict[str, Any], key: str) -> Run:
         for parameter in self.students.parameters.values():
             parameter.requires_grad_(False)
+        self.students.drawn += 1
         steps, spent, accuracy, loss = (np.array(column) for column in zip(*self.evaluations, strict=True))
+        device = self.students.device
         return Run(
-            steps=steps, samples=steps * self.batch, flops=spent, accuracy=accuracy, loss=loss, stages=stages,
-            seconds=seconds, peak_memory=_peak_memory(self.students.device),
-            device=_device_name(self.students.device), settings=settings, key=key,
-            students=self.students, snapshots=self.snapshots,
+            steps=steps, samples=steps * self.batch, flops=spent, accuracy=accuracy, loss=loss, stages=self.stages,
+            seconds=seconds, peak_memory=cost.peak_memory(device), device=cost.device_name(device), settings=settings,
+            key=key, students=self.students, snapshots=self.snapshots, metric=self.judge.metric,
+            higher_is_better=self.judge.higher_is_better,
         )  # fmt: skip
 
 
-def _keep_freed_memory() -> None:
-    """Let the C library keep the memory that one step frees for the next, where it is glibc.
+def _cause(bound: Bound, x: torch.Tensor, y: torch.Tensor, seed: int) -> str | None:
+    """What else than a learning rate can have made a loss that is not finite, on one batch a seed."""
+    bad = reading.nonfinite(x[seed])
+    if bad is not None:
+        return f"the task's inputs are not finite at sample {bad} of the batch"
+    if not y.is_floating_point() and bool((y[seed] == losses.IGNORE).all()):
+        return "no position of the batch has a label"
+    targets = [t for t in _tensors(bound.target(x, y)) if len(t) == len(x)]
+    found = [bad for t in targets if (bad := reading.nonfinite(t[seed])) is not None]
+    return f"the teacher's output is not finite at sample {found[0]} of the batch" if found else None
 
-    Given back to the system, it has to be asked for and cleared anew at every step, which can take longer than the
-    step itself. glibc keeps about twice the largest block that it has seen freed, of blocks up to 32 MiB.
-    """
-    torch.empty(31 << 20, dtype=torch.uint8)
+
+def _tensors(nested: Any) -> list[torch.Tensor]:
+    if isinstance(nested, tuple):
+        return [tensor for part in nested for tensor in _tensors(part)]
+    return [nested]
 
 
-def _give_back_memory() -> None:
-    """Hand what is left free to the system once a run is over: over many runs it would pile up in pieces."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library has no such function
-        ctypes.CDLL(None).malloc_trim(0)
+def _tell_of_modes(students: Ensemble, x: torch.Tensor) -> None:
+    """Say that students are trained in eval mode, where training mode would give something else."""
+    if students.stacks:
+        return
+    x = x.expand(len(students.seeds), *x.shape)
+    with torch.no_grad():
+        one, two = (students.clone().run(x, (reading.OUTPUT,), mode)[0][reading.OUTPUT] for mode in ("eval", "train"))
+    if not torch.allclose(one, two, rtol=1e-3, atol=1e-5, equal_nan=True):
+        warnings.warn(
+            f"{type(students.skeleton).__name__} is trained in eval mode: without dropout, and with batch norm's "
+            "statistics as they were built; train(..., mode='train') trains it as it was built",
+            stacklevel=4,
+        )
 
 
 def _watched(progress: bool | None) -> bool:
@@ -252,21 +283,3 @@ def _watched(progress: bool | None) -> bool:
         return progress
     quiet = os.environ.get("CI") or os.environ.get("KDUTILS_QUIET")
     return not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-
-
-def _device_name(device: torch.device) -> str:
-    return (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{device.type}, {torch.get_num_threads()} threads"
-    )
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

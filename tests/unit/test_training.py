@@ -15,10 +15,11 @@ from kdutils import curriculum, reading, seeding
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
-from kdutils.lab.training import BLOCK, DivergenceError, Run, train
+from kdutils.lab.training import DivergenceError, Run, train
 from kdutils.signals import Bound, Hidden, Labels, Regressed, Signal
 from kdutils.tasks.models import MLP
 from kdutils.tasks.parity import SparseParity
+from kdutils.tasks.sampling import BLOCK
 
 TASK = SparseParity(6, 2)
 TEACHER = MLP(6, 24)

@@ -1,0 +1,41 @@
+"""Values that are refused, each with one line that names it and says what would be right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+
+def count(name: str, value: Any) -> int:
+    """A whole number from 1 on, numpy's among them, as Python's int."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a whole number from 1 on, not {value!r}")
+    return int(value)
+
+
+def number(name: str, value: Any, above: float = -math.inf) -> float:
+    """A finite number larger than `above`, numpy's among them, as Python's float."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not above < value < math.inf:
+        wanted = "a finite number" if above == -math.inf else f"a finite number above {above:g}"
+        raise ValueError(f"{name} must be {wanted}, not {value!r}")
+    return float(value)
+
+
+def listed(name: str, values: Any, kind: type = Real) -> list[Any]:
+    """A list of numbers (`kind` Real) or of whole ones (Integral), arrays among them, as Python's."""
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise ValueError(f"{name} must be a list, such as [1, 2, 3], not {values!r}")
+    values = list(values.tolist() if hasattr(values, "tolist") else values)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, kind):
+            wanted = "whole numbers" if kind is Integral else "numbers"
+            raise ValueError(f"{name} must be {wanted}; {value!r} is none")
+    return [int(value) if kind is Integral else float(value) for value in values]
+
+
+def one_of(name: str, value: Any, choices: Sequence[Any]) -> None:
+    """Nothing, where `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")

@@ -1,0 +1,129 @@
+"""What a task is asked for: fresh batches to train on, and held-out samples to be judged by.
+
+A task has `sample(n, generator) -> (x, y)`. With `score(outputs, y)` of its own it is judged by that number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from kdutils import losses, reading, seeding
+from kdutils.signals import Students
+
+BLOCK = 32  # steps whose samples are drawn at once: drawing is cheaper in larger pieces ...
+LARGEST = 2**15  # ... of up to so many samples
+
+
+class Samples:
+    """The training samples of every seed, a batch a step; `run` counts the runs that came before."""
+
+    def __init__(self, task: Any, seeds: Sequence[int], batch: int, device: torch.device, run: int = 0) -> None:
+        self.task, self.batch = task, batch
+        name = ("data", run) if run else ("data",)  # a later run of the same students reads other samples
+        self.streams = [seeding.generator(seed, *name, device=device) for seed in seeds]
+        self.drawn: list[tuple[torch.Tensor, torch.Tensor]] = []  # batches of the coming steps, last first
+        self.before = [stream.get_state() for stream in self.streams]  # they were drawn
+
+    def next(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next batch of every seed: (seeds, batch, ...) inputs and labels."""
+        if not self.drawn:
+            self.before = [stream.get_state() for stream in self.streams]
+            shape = max(1, min(BLOCK, LARGEST // self.batch)), self.batch
+            pairs = [self.task.sample(math.prod(shape), stream) for stream in self.streams]
+            x, y = (torch.stack([p.unflatten(0, shape) for p in part], 1) for part in zip(*pairs, strict=True))
+            self.drawn = list(zip(x, y, strict=True))[::-1]
+        return self.drawn.pop()
+
+    def restore(self, before: list[torch.Tensor], left: int) -> None:
+        """Go on where `left` batches of the block that begins at `before` are still to come."""
+        for stream, state in zip(self.streams, before, strict=True):
+            stream.set_state(state)
+        self.drawn = []
+        if left:
+            self.next()
+            self.drawn = self.drawn[:left]
+        self.before = before
+
+
+class HeldOut:
+    """Samples that no student learns from, and how students do on them.
+
+    Args:
+        task, judge: where students' samples and these come from; None, from fresh samples of `task`.
+        n: how many.
+        rows: how many go through a network at once: all would not fit in memory for long sequences.
+
+    Attributes:
+        pieces: (x, y) of up to `rows` samples each.
+        metric, higher_is_better: what is measured ("accuracy", or the task's `score_name`), and its direction.
+
+    Raises:
+        ValueError: for a finite task without a judge.
+    """
+
+    def __init__(self, task: Any, judge: Any, n: int, rows: int, device: torch.device) -> None:
+        if judge is None and finite(task):
+            raise ValueError(
+                f"{type(task).__name__} draws from a finite set, so that its held-out samples would be training "
+                "samples: give held_out_task, a task over other data (or say `finite = False` on the task)"
+            )
+        judge = task if judge is None else judge
+        x, y = judge.sample(n, seeding.generator(0, "held-out", device=device))
+        self.pieces = list(zip(x.split(rows), y.split(rows), strict=True))
+        self.score = getattr(judge, "score", None)
+        self.metric = "accuracy" if self.score is None else getattr(judge, "score_name", "score")
+        self.higher_is_better = self.score is None or bool(getattr(judge, "higher_is_better", True))
+
+    @torch.no_grad()
+    def scores(self, students: Students) -> tuple[np.ndarray, np.ndarray]:
+        """Accuracy (or the task's score) and loss, (members,) each; see `kdutils.lab.record.Run`.
+
+        Raises:
+            ValueError: for labels that are no classes, where the task has no score.
+        """
+        if self.score is not None:
+            y = torch.cat([part for _, part in self.pieces])
+            outputs = torch.cat([_outputs(students, x) for x, _ in self.pieces], 1)
+            score = np.array([float(self.score(own, y)) for own in outputs], dtype=np.float32)
+            return score, -score if self.higher_is_better else score
+        right = surprise = asked = 0
+        for x, y in self.pieces:
+            logits, here = _outputs(students, x), y != losses.IGNORE
+            if y.is_floating_point() or logits.shape[1:-1] != y.shape:
+                raise ValueError(
+                    f"accuracy needs one class a sample or position; labels are {y.dtype} of shape {tuple(y.shape)}, "
+                    f"outputs {tuple(logits.shape[1:])}: for others give the task a score(outputs, y)"
+                )
+            logits, truth = logits[:, here], y[here]
+            right = right + (logits.argmax(-1) == truth).sum(1)
+            surprise = surprise + losses.cross_entropy(logits, truth.expand(len(students), -1)).sum(1)
+            asked += len(truth)
+        if not asked:
+            raise ValueError("no held-out sample has a label: raise held_out, or look at what the task asks")
+        accuracy, loss = ((total / asked).cpu().numpy() for total in (right, surprise))
+        return accuracy, loss
+
+
+def _outputs(students: Students, x: torch.Tensor) -> torch.Tensor:
+    return students.outputs(x.expand(len(students.seeds), *x.shape), (reading.OUTPUT,))[reading.OUTPUT]
+
+
+def finite(task: Any) -> bool:
+    """Whether a task draws from a finite set: by its own word (`finite`, `__len__`), or as far as its samples show.
+
+    Samples that come twice show it where the task holds data, or where inputs are real numbers.
+    """
+    said = getattr(task, "finite", None)
+    if said is not None or hasattr(task, "__len__"):
+        return said is None or bool(said)
+    stream = seeding.generator(0, "finite")
+    size = task.sample(1, stream)[0].numel()
+    x = task.sample(max(2, min(1024, 2**24 // size)), stream)[0].flatten(1)
+    holds = any(hasattr(value, "__len__") and getattr(value, "ndim", 0) > 0 for value in vars(task).values())
+    real = x.is_floating_point() and bool((x != x.round()).any())
+    return (holds or real) and len(torch.unique(x, dim=0)) < len(x)

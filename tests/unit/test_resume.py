@@ -1,0 +1,217 @@
+"""A run that was stopped goes on from its last saved state, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdutils import curriculum, projections
+from kdutils.curriculum import Curriculum, Stage
+from kdutils.lab import store, training
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.optimisers import SGD, Adam
+from kdutils.lab.store import Store
+from kdutils.lab.training import Run, train
+from kdutils.signals import Hidden, Labels, Output, Shuffled
+from kdutils.tasks.models import MLP, Transformer
+from kdutils.tasks.parity import SparseParity
+
+TASK = SparseParity(6, 2)
+WIDE = MLP(6, 24)
+
+
+class Kept(nn.Module):
+    """A network with batch norm and dropout, which draws at random and keeps statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.norm, self.act = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU()
+        self.drop, self.readout = nn.Dropout(0.2), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.readout(self.drop(self.act(self.norm(self.hidden(x)))))
+
+
+class Gated(nn.Module):
+    """A network of one's own without any buffer: it goes through vmap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.readout = nn.Sequential(nn.Linear(6, 8), nn.Sigmoid()), nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.readout(self.act(x))
+
+
+def plans() -> dict[str, Curriculum]:
+    redrawn, last = Hidden(WIDE, redraw=True), Stage(Labels())
+    return {
+        "labels": curriculum.from_labels(),
+        "one-shot": curriculum.one_shot(WIDE),
+        "TAID": curriculum.interpolated(WIDE, [0.3], 7),
+        "progressive": curriculum.progressive({"early": MLP(6, 24)}, WIDE, 7),
+        "extraction": curriculum.extracted(WIDE, steps=7),
+        "redrawn": Curriculum("redrawn", (Stage(redrawn, 7), Stage(Output(WIDE)))),
+        "FitNets": curriculum.fitnets(WIDE, steps=7),
+        "joint": curriculum.joint(WIDE, 0.1, projection=projections.rademacher),
+        "shuffled": Curriculum(
+            "shuffled", (Stage(Shuffled(redrawn), 7), Stage(Labels(), 5, ("readout",)), Stage(Labels()))
+        ),
+    }
+
+
+def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the next run end as a killed one does: after `step` steps, with a state saved after each."""
+    advance = training._Loop.advance
+
+    def until(self: training._Loop, at: int) -> None:
+        if at > step:
+            raise KeyboardInterrupt
+        advance(self, at)
+
+    monkeypatch.setattr(training._Loop, "advance", until)
+
+
+def same(one: Run, two: Run) -> None:
+    for name in ("steps", "flops", "accuracy", "loss"):
+        assert np.array_equal(getattr(one, name), getattr(two, name)), name
+    assert one.stages == two.stages
+    state = [{**run.students.parameters, **run.students.buffers} for run in (one, two)]
+    assert store.digest(state[0]) == store.digest(state[1])
+    assert list(one.snapshots) == list(two.snapshots)
+    for step in one.snapshots:
+        assert store.digest(one.snapshots[step]) == store.digest(two.snapshots[step])
+
+
+def check(make: Callable, plan: Curriculum, folder: Path, stops: list[int], **options: object) -> None:
+    def fit(runs: Store | None) -> Run:
+        students = Ensemble(make, (1, 2), (0.1, 0.3))
+        settings = {"steps": 20, "batch": 8, "evaluate_every": 3, "held_out": 32, "keep_every": 4, **options}
+        return train(students, TASK, plan, runs=runs, save_every=0, progress=False, **settings)
+
+    for stop in stops:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("kdutils.lab.record.SHARE", 0)
+            stopped_at(stop, patch)
+            with pytest.raises(KeyboardInterrupt):
+                fit(Store(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        begun = []
+        advance = training._Loop.advance
+        patch.setattr(training._Loop, "advance", lambda self, at: (begun.append(at), advance(self, at))[1])
+        run = fit(Store(folder))
+    assert begun[0] == stops[-1] + 1, "it went on from its state"
+    same(run, fit(None))
+    assert [path.name for path in folder.iterdir()] == [f"{run.key}.safetensors"], "no state is left"
+
+
+@pytest.mark.parametrize("optimiser", [SGD(), Adam(warmup=3, decay=True)], ids=["SGD", "Adam"])
+@pytest.mark.parametrize("plan", plans().values(), ids=plans())
+def test_a_stopped_run_goes_on_bit_for_bit(plan: Curriculum, optimiser: object, tmp_path: Path) -> None:
+    """Inside the first stage, at its end, right after it, and late: in turn on one run."""
+    check(partial(MLP, 6, 8), plan, tmp_path, [3, 7, 8, 15], optimiser=optimiser)
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("make", [Kept, Gated], ids=["one by one", "vmap"])
+@pytest.mark.filterwarnings("ignore:.*eval mode", "ignore:.*one by one")
+def test_members_that_do_not_stack_go_on_too(make: Callable, mode: str, tmp_path: Path) -> None:
+    check(make, curriculum.extracted(WIDE, steps=7), tmp_path, [5, 12], mode=mode)
+
+
+def test_transformers_go_on_too(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Copy:
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            x = torch.randint(0, 5, (n, 4), generator=generator)
+            return x, x.roll(1, 1)
+
+    make = partial(Transformer, 5, 8, 2, 2, 4)
+    teacher = make()
+    plan = curriculum.extracted(teacher, curriculum.paired_blocks(2, 2), steps=4)
+    whole = train(Ensemble(make, (1, 2), (0.1,)), Copy(), plan, steps=14, batch=4, held_out=16, evaluate_every=5)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdutils.lab.record.SHARE", 0)
+        stopped_at(6, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(Ensemble(make, (1, 2), (0.1,)), Copy(), plan, steps=14, batch=4, held_out=16, evaluate_every=5,
+                  runs=Store(tmp_path), save_every=0)  # fmt: skip
+    same(whole, train(Ensemble(make, (1, 2), (0.1,)), Copy(), plan, steps=14, batch=4, held_out=16, evaluate_every=5,
+                      runs=Store(tmp_path)))  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", ["state", "part"])
+def test_a_damaged_state_begins_anew(harm: str, tmp_path: Path) -> None:
+    def fit() -> Run:
+        return train(Ensemble(partial(MLP, 6, 8), (1,)), TASK, curriculum.one_shot(WIDE), steps=12, batch=8,
+                     held_out=32, keep_every=4, runs=Store(tmp_path), save_every=0)  # fmt: skip
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdutils.lab.record.SHARE", 0)
+        stopped_at(9, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit()
+    broken = next(tmp_path.glob(f"*{harm}*"))
+    broken.write_bytes(broken.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="damaged"):
+        again = fit()
+    same(again, train(Ensemble(partial(MLP, 6, 8), (1,)), TASK, curriculum.one_shot(WIDE), steps=12, batch=8,
+                      held_out=32, keep_every=4))  # fmt: skip
+
+
+PROGRAM = """
+import sys
+from functools import partial
+from kdutils import curriculum
+from kdutils.lab import record
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.optimisers import Adam
+from kdutils.lab.store import Store, digest
+from kdutils.lab.training import train
+from kdutils.seeding import global_rng
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
+
+record.SHARE = 0
+with global_rng(0):
+    teacher = MLP(6, 24)
+students = Ensemble(partial(MLP, 6, 8), (1, 2), (0.01, 0.03))
+plan = curriculum.fitnets(teacher, steps=150)
+print("begun", flush=True)
+run = train(students, SparseParity(6, 2), plan, steps=300, batch=8, held_out=32, evaluate_every=10, keep_every=50,
+            optimiser=Adam(), runs=Store(sys.argv[1]), save_every=0, progress=False)
+kept = {f"{step}/{name}": t for step, kept in run.snapshots.items() for name, t in kept.items()}
+print(digest({**run.students.parameters, **kept}),
+      run.accuracy.tobytes().hex(), run.flops.tobytes().hex())
+"""
+
+
+def test_kill_nine_at_random_moments(tmp_path: Path) -> None:
+    """The process is killed whenever a drawn number of new states has been written: three times, then left alone."""
+    draw = random.Random(0)
+    command = [sys.executable, "-W", "error", "-c", PROGRAM]
+    root = Path(__file__).resolve().parents[2]
+    plain = subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, text=True, cwd=root, check=True)
+    folder = tmp_path / "killed"
+    for _ in range(3):
+        process = subprocess.Popen([*command, str(folder)], stdout=subprocess.PIPE, text=True, cwd=root)
+        seen: set[int] = set()
+        wanted = draw.randint(3, 40)
+        while len(seen) < wanted and process.poll() is None:
+            seen |= {path.stat().st_mtime_ns for path in folder.glob("*-state.safetensors")}
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    left = [path for path in folder.iterdir() if path.suffix == ".partial"]
+    end = subprocess.run([*command, str(folder)], capture_output=True, text=True, cwd=root, check=True)
+    assert end.stdout == plain.stdout
+    assert len(list(folder.glob("*.safetensors"))) == 1 and len(left) <= 3
