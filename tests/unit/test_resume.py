@@ -64,9 +64,7 @@ def plans() -> dict[str, Curriculum]:
         "redrawn": Curriculum("redrawn", (Stage(redrawn, 7), Stage(Output(WIDE)))),
         "FitNets": curriculum.fitnets(WIDE, steps=7),
         "joint": curriculum.joint(WIDE, 0.1, projection=projections.rademacher),
-        "shuffled": Curriculum(
-            "shuffled", (Stage(Shuffled(redrawn), 7), Stage(Labels(), 5, ("readout",)), Stage(Labels()))
-        ),
+        "shuffled": Curriculum("shuffled", (Stage(Shuffled(redrawn), 7), Stage(Labels(), 5, ("readout",)), last)),
     }
 
 
