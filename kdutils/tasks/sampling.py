@@ -125,5 +125,5 @@ def finite(task: Any) -> bool:
     size = task.sample(1, stream)[0].numel()
     x = task.sample(max(2, min(1024, 2**24 // size)), stream)[0].flatten(1)
     holds = any(hasattr(value, "__len__") and getattr(value, "ndim", 0) > 0 for value in vars(task).values())
-    real = x.is_floating_point() and bool((x != x.round()).any())
+    real = x.is_floating_point() and bool((x.nan_to_num() != x.nan_to_num().round()).any())
     return (holds or real) and len(torch.unique(x, dim=0)) < len(x)

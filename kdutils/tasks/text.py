@@ -115,6 +115,7 @@ class Corpus:
     name: str = "the text"
 
     padding = None  # every window is full
+    finite = True  # a stream has so many windows, and they overlap
 
     def __post_init__(self) -> None:
         if self.objective not in ("causal", "masked"):

@@ -1,0 +1,331 @@
+"""What `train` and `Ensemble` refuse, what they say, and tasks that are judged by a number of their own."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kdutils import curriculum, losses, seeding
+from kdutils.curriculum import Curriculum, Stage
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.store import Store
+from kdutils.lab.training import DivergenceError, Run, train
+from kdutils.signals import Bound
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
+from kdutils.tasks.text import Corpus
+
+TASK = SparseParity(6, 2)
+
+
+def fit(task: object = TASK, plan: Curriculum | None = None, make: object = None, **options: object) -> Run:
+    students = Ensemble(make or partial(MLP, 6, 8), (1, 2), (0.1,))
+    options = {"steps": 6, "batch": 8, "evaluate_every": 3, "held_out": 32, "progress": False, **options}
+    return train(students, task, plan or curriculum.from_labels(), **options)
+
+
+@pytest.mark.parametrize("name", ["steps", "batch", "evaluate_every", "held_out", "keep_every"])
+@pytest.mark.parametrize("value", [0, -3, 2.5, "20", True, float("nan"), [3]])
+def test_counts_are_whole_numbers_from_one_on(name: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be a whole number from 1 on, not "):
+        fit(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["0.9", float("nan"), float("inf"), True])
+def test_until_is_a_number(value: object) -> None:
+    with pytest.raises(ValueError, match=r"^until must be a finite number, not "):
+        fit(until=value)
+
+
+def test_modes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"^mode must be one of 'eval', 'train', not 'training'$"):
+        fit(mode="training")
+
+
+@pytest.mark.parametrize("rate", [0, -1.0, float("nan"), float("inf")])
+def test_rates_are_positive(rate: float) -> None:
+    with pytest.raises(ValueError, match=r"^learning rates must be positive"):
+        Ensemble(partial(MLP, 6, 8), [1], [0.1, rate])
+
+
+@pytest.mark.parametrize(
+    ("seeds", "rates", "says"),
+    [
+        (3, [0.1], "seeds must be a list, such as"),
+        ("12", [0.1], "seeds must be a list, such as"),
+        ([1.5], [0.1], "seeds must be whole numbers; 1.5 is none"),
+        ([True], [0.1], "seeds must be whole numbers; True is none"),
+        ([], [0.1], "at least one seed"),
+        ([1, 1], [0.1], "all different"),
+        ([1], 0.1, "learning_rates must be a list, such as"),
+        ([1], ["1e-1"], "learning_rates must be numbers; '1e-1' is none"),
+        ([1], [], "learning rates must be positive"),
+    ],
+)
+def test_seeds_and_rates_are_lists_of_numbers(seeds: object, rates: object, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Ensemble(partial(MLP, 6, 8), seeds, rates)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    students = Ensemble(partial(MLP, 6, 8), np.arange(2), np.logspace(-2, -1, 2))
+    plain = Ensemble(partial(MLP, 6, 8), [0, 1], [0.01, 0.1])
+    options = {"evaluate_every": np.int32(2), "held_out": np.int64(16), "progress": False}
+    one = train(students, TASK, curriculum.from_labels(), steps=np.int64(4), batch=np.int16(8), **options)
+    two = train(plain, TASK, curriculum.from_labels(), steps=4, batch=8, evaluate_every=2, held_out=16, progress=False)
+    assert one.key == two.key and np.array_equal(one.loss, two.loss)
+
+
+def test_networks_are_checked() -> None:
+    one = MLP(6, 8)
+    widths = iter([8, 9])
+    for make, says in (
+        (lambda: one, "the same network twice"),
+        (lambda: MLP(6, next(widths)), r"different shapes: hidden.bias is \(8,\) and \(9,\)"),
+        (lambda: nn.LazyLinear(2), "lazy modules"),
+        (lambda: "a network", "must return a torch module, not a str"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Ensemble(make, [1, 2])
+
+
+# -- finite tasks
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Draws from the rows that it holds."""
+
+    x: torch.Tensor
+    y: torch.Tensor
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        at = torch.randint(len(self.x), (n,), generator=generator)
+        return self.x[at], self.y[at]
+
+
+def rows(n: int = 300, seed: int = 0, whole: bool = False) -> Rows:
+    x = torch.randn(n, 6, generator=seeding.generator(seed, "rows"))
+    return Rows(x.round() if whole else x, (x[:, 0] > 0).long())
+
+
+HELD = rows()
+
+
+class Behind:
+    """Holds no data itself."""
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        return HELD.sample(n, generator)
+
+
+class Counted(Behind):
+    def __len__(self) -> int:
+        return 300
+
+
+@pytest.mark.parametrize("task", [rows(), rows(whole=True), rows(20_000), Behind(), Counted()],
+                         ids=["rows", "whole numbers", "many rows", "behind", "__len__"])  # fmt: skip
+def test_a_finite_task_needs_a_judge(task: object) -> None:
+    with pytest.raises(ValueError, match=r"finite set.*give held_out_task"):
+        fit(task)
+    assert fit(task, held_out_task=rows(seed=1)).accuracy.shape == (3, 2)
+
+
+def test_a_task_has_the_last_word() -> None:
+    class Endless(Behind):
+        finite = False
+
+    class Short(SparseParity):
+        finite = True
+
+    fit(Endless())
+    with pytest.raises(ValueError, match="finite set"):
+        fit(Short(6, 2))
+
+
+def test_endless_tasks_repeat_inputs_at_will() -> None:
+    """Few bits have few inputs; a task may hold numbers and yet draw afresh."""
+
+    @dataclass(frozen=True, eq=False)
+    class Mixed:
+        mixing: torch.Tensor = field(default_factory=lambda: torch.eye(6))
+
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            x = torch.randn(n, 6, generator=generator) @ self.mixing
+            return x, (x[:, 0] > 0).long()
+
+    fit(SparseParity(6, 2)), fit(Mixed())
+
+
+def test_a_text_is_finite() -> None:
+    task = Corpus(torch.arange(50) % 7, 7, 4, "causal")
+    with pytest.raises(ValueError, match="finite set"):
+        train(Ensemble(lambda: nn.Embedding(7, 7), [1]), task, curriculum.from_labels(), steps=2, held_out=8)
+
+
+# -- a score of the task's own
+
+
+@dataclass(frozen=True)
+class Product:
+    """Regression: the product of two numbers."""
+
+    score_name = "squared error"
+    higher_is_better = False
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randn(n, 6, generator=generator)
+        return x, x[:, :1] * x[:, 1:2]
+
+    def score(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (outputs - y).square().mean()
+
+
+@dataclass(frozen=True)
+class Several(Product):
+    """Several labels a sample; a metric over all samples at once."""
+
+    score_name = "F1"
+    higher_is_better = True
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randn(n, 6, generator=generator)
+        return x, (x[:, :3] > 0).float()
+
+    def score(self, outputs: torch.Tensor, y: torch.Tensor) -> float:
+        found, wanted = outputs > 0, y > 0
+        return 2 * (found & wanted).sum().item() / (found.sum() + wanted.sum()).item()
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The task's own targets, by any loss (outputs, y) -> one number an entry."""
+
+    by: object
+
+    def bind(self, students: object, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+        return Bound(("",), lambda x, y: y, lambda values, y: losses.mean(self.by(values[""], y)))
+
+
+def squared(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (outputs - y).square()
+
+
+def several(outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return F.binary_cross_entropy_with_logits(outputs, y, reduction="none")
+
+
+@pytest.mark.parametrize(("task", "by", "classes"), [(Product(), squared, 1), (Several(), several, 3)])
+def test_a_score_takes_the_place_of_accuracy(task: Product, by: object, classes: int, tmp_path: Path) -> None:
+    plan = Curriculum("own", (Stage(Loss(by)),))
+    options = {"make": partial(MLP, 6, 8, classes), "steps": 60, "runs": Store(tmp_path), "evaluate_every": 20}
+    run, again = fit(task, plan, **options), fit(task, plan, **options)
+    x, y = task.sample(32, seeding.generator(0, "held-out"))
+    for member in range(2):
+        assert run.accuracy[-1, member] == pytest.approx(
+            float(task.score(run.network(member)(x).detach(), y)), rel=1e-5
+        )
+    assert np.array_equal(run.loss, -run.accuracy if task.higher_is_better else run.accuracy)
+    assert (run.loss[-1] < run.loss[0]).all(), "they learn"
+    for one in (run, again):
+        assert (one.metric, one.higher_is_better) == (task.score_name, task.higher_is_better)
+    assert np.array_equal(run.accuracy, again.accuracy)
+
+
+def test_until_knows_the_direction() -> None:
+    plan = Curriculum("own", (Stage(Loss(squared)),))
+    options = {"make": partial(MLP, 6, 8, 1), "steps": 30, "evaluate_every": 1}
+    whole = fit(Product(), plan, **options)
+    mark = float(whole.accuracy.min(0).max())
+    short = fit(Product(), plan, until=mark, **options)
+    assert (short.accuracy <= mark).any(0).all() and not (short.accuracy[:-1] <= mark).any(0).all()
+
+
+def test_labels_that_are_no_classes_need_a_score() -> None:
+    @dataclass(frozen=True)
+    class Silent(Product):
+        score = None
+
+    with pytest.raises(ValueError, match=r"accuracy needs one class.*torch.float32 of shape.*give the task a score"):
+        fit(Silent(), Curriculum("own", (Stage(Loss(squared)),)), make=partial(MLP, 6, 8, 1))
+
+
+# -- losses that are not finite
+
+
+@dataclass(frozen=True)
+class Holed(SparseParity):
+    """Its inputs, or its questions, run out after a few samples."""
+
+    kind: str = "inputs"
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = super().sample(n, generator)
+        if n >= 100:  # training samples come in large pieces
+            x = torch.where(torch.arange(n)[:, None] == 37, torch.nan, x) if self.kind == "inputs" else x
+        return x, y
+
+
+class Broken(nn.Module):
+    """A teacher that answers NaN to one input in four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = MLP(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.where((x[:, :2] < 0).all(1, keepdim=True), torch.nan, self.inner(x))
+
+
+def test_the_cause_is_named() -> None:
+    with pytest.raises(ValueError, match=r"at step 5: the task's inputs are not finite at sample 5 of the batch"):
+        fit(Holed(6, 2))
+    with pytest.raises(ValueError, match=r"at step 1: the teacher's output is not finite at sample \d+ of the batch"):
+        fit(plan=curriculum.one_shot(Broken()))
+    with pytest.raises(DivergenceError, match="try a smaller learning rate, such as"):
+        train(Ensemble(partial(MLP, 6, 8), [1], [1e30]), TASK, curriculum.from_labels(), steps=9, held_out=8)
+
+
+def test_nothing_asked_is_named() -> None:
+    @dataclass(frozen=True)
+    class Unasked(SparseParity):
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            x, y = super().sample(n, generator)
+            return x, torch.full_like(y, losses.IGNORE)
+
+    with pytest.raises(ValueError, match="no held-out sample has a label"):
+        fit(Unasked(6, 2))
+    by = Loss(lambda outputs, y: F.cross_entropy(outputs.flatten(0, 1), y.flatten())[None, None].expand(2, 1))
+    with pytest.raises(ValueError, match="no position of the batch has a label"):
+        fit(Unasked(6, 2), Curriculum("mean over none", (Stage(by),)), held_out_task=TASK)
+
+
+# -- going on
+
+
+def test_students_that_go_on_read_other_samples(tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Watched(SparseParity):
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            x, y = super().sample(n, generator)
+            if n == 256:  # a block of training samples
+                seen.append(x)
+            return x, y
+
+    first = fit(Watched(6, 2), runs=Store(tmp_path))
+    read = fit(Watched(6, 2), runs=Store(tmp_path))
+    assert first.students.drawn == read.students.drawn == 1
+    options = {"steps": 6, "batch": 8, "held_out": 32, "progress": False}
+    seconds = [train(run.students, Watched(6, 2), curriculum.from_labels(), **options) for run in (first, read)]
+    third = train(seconds[0].students, Watched(6, 2), curriculum.from_labels(), **options)
+    assert np.array_equal(seconds[0].loss, seconds[1].loss) and third.students.drawn == 3
+    one, other = (x for i, x in enumerate(seen) if i in (0, 2))
+    assert not torch.equal(one, other), "the second run of seed 1 reads other samples than the first"
+    assert len({tuple(x.flatten().tolist()) for x in seen}) == 6, "three runs, two seeds; the twin repeats the second"
