@@ -50,6 +50,7 @@ def train(
     keep_every: int | None = None,
     runs: store.Store | None = None,
     progress: bool | None = None,
+    version: str | None = None,
 ) -> Run:
     """Train every member of `students` through `curriculum` on fresh samples.
 
@@ -69,6 +70,8 @@ def train(
         keep_every: steps between kept copies of all parameters (as teacher checkpoints are).
         runs: where to look for this very run first, and to keep it afterwards.
         progress: show a bar; when left out, only where somebody is watching.
+        version: a text of yours that stands for what the store cannot see, such as a file that the task reads: with
+            it the run is kept, and found again under the same text.
 
     Raises:
         DivergenceError: as soon as an evaluation finds that a loss was not finite.
@@ -79,8 +82,11 @@ def train(
         "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "held_out": held_out,
         "until": until, "keep_every": keep_every, "device": students.device.type,
         "held out task": store.describe(held_out_task or task), "optimiser": store.describe(optimiser),
+        "version": version,
     }  # fmt: skip
     key = store.key(settings)
+    if runs is not None and not runs.accepts(store.unseen(settings)):
+        runs = None
     lengths = curriculum.lengths(steps)
     stored = runs.load(key) if runs is not None else None
     if stored is not None:
