@@ -48,6 +48,7 @@ def train(
     runs: store.Store | None = None,
     save_every: float = 120.0,
     progress: bool | None = None,
+    version: str | None = None,
 ) -> Run:
     """Train every member of `students` through `curriculum` on fresh samples.
 
@@ -73,6 +74,8 @@ def train(
             its last saved state, bit for bit.
         save_every: seconds between two saved states; more, where saving would take over a hundredth of the time.
         progress: show a bar; when left out, only where somebody is watching.
+        version: a text of yours that stands for what the store cannot see, such as a file that the task reads: with
+            it the run is kept, and found again under the same text.
 
     Raises:
         DivergenceError: as soon as an evaluation finds that a loss was not finite, if nothing but the learning rate
@@ -86,12 +89,17 @@ def train(
     until = None if until is None else checks.number("until", until)
     checks.one_of("mode", mode, ("eval", "train"))
     settings = {
-        "students": store.describe(students), "task": store.describe(task), "curriculum": store.describe(curriculum),
+        "students": store.describe(students), "task": store.describe(task),
+        "curriculum": {"name": curriculum.name, "stages": [str(s.signal) for s in curriculum.stages],
+                       **store.describe(curriculum)},
         "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "held_out": held_out,
         "until": until, "keep_every": keep_every, "mode": mode, "device": students.device.type,
         "held out task": store.describe(held_out_task or task), "optimiser": store.describe(optimiser),
+        "version": version,
     }  # fmt: skip
     key = store.key(settings)
+    if runs is not None and not runs.accepts(store.unseen(settings)):
+        runs = None
     lengths = curriculum.lengths(steps)
     stored = runs.load(key) if runs is not None else None
     if stored is not None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from kdutils.lab import store
+from kdutils.lab import source
 from kdutils.lab.record import Run
 
 
@@ -119,7 +119,7 @@ def publish(
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "kdutils source": store.source_hash()[:12],
+            "kdutils source": source.source_hash()[:12],
         },
         "cost": cost(runs),
         "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in claims],
