@@ -72,7 +72,8 @@ def train(
             as they were built, each with statistics and dropout of its own.
         runs: where to look for this very run first, and to keep it afterwards. A run that was stopped goes on from
             its last saved state, bit for bit.
-        save_every: seconds between two saved states; more, where saving would take over a hundredth of the time.
+        save_every: seconds between two saved states; more, where saving would take over a hundredth of the time; 0,
+            after every step.
         progress: show a bar; when left out, only where somebody is watching.
         version: a text of yours that stands for what the store cannot see, such as a file that the task reads: with
             it the run is kept, and found again under the same text.
@@ -91,7 +92,7 @@ def train(
     settings = {
         "students": store.describe(students), "task": store.describe(task),
         "curriculum": {"name": curriculum.name, "stages": [str(s.signal) for s in curriculum.stages],
-                       **store.describe(curriculum)},
+                       **store.describe(curriculum.stages)},
         "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "held_out": held_out,
         "until": until, "keep_every": keep_every, "mode": mode, "device": students.device.type,
         "held out task": store.describe(held_out_task or task), "optimiser": store.describe(optimiser),

@@ -16,10 +16,11 @@ from kdutils.curriculum import Curriculum, paired_blocks
 from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import Adam
-from kdutils.lab.training import BLOCK, Run, train
+from kdutils.lab.training import Run, train
 from kdutils.losses import IGNORE, distillation_loss
 from kdutils.signals import Hidden, Labels, Output, Signal, WeightedSum
 from kdutils.tasks.models import MLP, Transformer
+from kdutils.tasks.sampling import BLOCK
 
 TOKENS, LENGTH, PAD = 4, 6, 0
 Batch = tuple[torch.Tensor, torch.Tensor]
