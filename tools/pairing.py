@@ -15,6 +15,7 @@ import jupytext
 import nbformat
 from jupytext.myst import MystMetadataParsingError, get_parser
 from normalise import KEEP_CELL_META, LANGUAGE
+from yaml import YAMLError
 
 MYST = {"extension": ".md", "format_name": "myst", "notebook_metadata_filter": "-all"}  # as jupytext.toml says
 SWALLOWED = re.compile(r"(`{3}|~{3})\{(code|raw)-cell\}")
@@ -26,19 +27,28 @@ def read(path: Path) -> nbformat.NotebookNode:
     Raises:
         ValueError: for a text whose cells cannot be told apart; the message says where and how to mend it.
     """
+    name = f"book/text/{path.name}"
     try:
-        notebook = jupytext.reads(path.read_text(encoding="utf-8-sig"), fmt=dict(MYST))
-    except MystMetadataParsingError as error:
-        raise ValueError(
-            f"{path}: {str(error).splitlines()[0]} (a line that begins with +++ parts two cells, and may hold only "
-            "JSON: write \\+++ where it is text)"
-        ) from None
+        notebook = _parsed(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text (see byte {error.start}): save it as UTF-8") from None
+        raise ValueError(f"{name} is not UTF-8 text (see byte {error.start}): save it as UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and (fault := _fault(cell.source)):
-            raise ValueError(f"{path}: {fault}")
+            raise ValueError(f"{name}: {fault}")
     return notebook
+
+
+def _parsed(text: str) -> nbformat.NotebookNode:
+    try:
+        return jupytext.reads(text, fmt=dict(MYST))
+    except MystMetadataParsingError as error:
+        said, *_ = str(error).splitlines()
+        advice = "write \\+++ where the line is text, or JSON after it" if "Markdown" in said else "see its options"
+        raise ValueError(f"{said} ({advice})") from None
+    except (YAMLError, nbformat.ValidationError) as error:
+        raise ValueError(f"the options of a cell are not `name: value`: {str(error).splitlines()[0]}") from None
 
 
 def _fault(source: str) -> str:
@@ -80,7 +90,11 @@ def cells(notebook: nbformat.NotebookNode) -> list[tuple[str, str, dict[str, Any
 
 def refuse_what_text_cannot_hold(notebook: nbformat.NotebookNode, name: str) -> None:
     """Raise a ValueError that names the first cell of a notebook that would be another one when read from its text."""
-    here, back = cells(notebook), cells(jupytext.reads(written(notebook), fmt=dict(MYST)))
+    here = cells(notebook)
+    try:
+        back = cells(_parsed(written(notebook)))
+    except ValueError as error:
+        raise ValueError(f"{name}.ipynb cannot be written as text: {error}") from None
     pasted = [cell.source for cell in notebook.cells if cell.get("attachments")]
     changed = [one[1] for one, other in zip(here, [*back, *[None] * len(here)], strict=False) if one != other]
     if pasted or changed or len(here) != len(back):
