@@ -43,7 +43,7 @@ test: setup site ## everything a change can break
 
 test-notebooks: setup ## run the committed chapters at smoke and compare their verdicts (nbval)
 	KDUTILS_PROFILE=smoke KDUTILS_QUIET=1 KDUTILS_RESULTS=$(CURDIR)/_build/nbval \
-		$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=600 $(wildcard book/*.ipynb)
+		$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=3600 --nbval-kernel-startup-timeout=600 $(wildcard book/*.ipynb)
 
 test-colab: setup ## every chapter as in Colab, in an environment of its own (`make test` runs two)
 	KDUTILS_COLAB=all $(BIN)/python -m pytest tests/notebooks/test_colab.py
@@ -55,8 +55,7 @@ new-chapter: setup ## start a chapter from the template (NAME=NN_name)
 	$(BIN)/python tools/new_chapter.py "$(NAME)"
 
 address: ## change the repository's address wherever it stands (URL=https://github.com/OWNER/NAME)
-	@[[ "$(URL)" =~ ^https://github\.com/[^/]+/[^/]+$$ ]] || { echo "say make address URL=https://github.com/OWNER/NAME"; exit 1; }
-	old=$$(sed -n 's/^  url: //p' _config.yml); git grep -lF "$$old" | xargs sed -i.old "s|$$old|$(URL)|g"; git ls-files -o '*.old' | xargs rm -f
+	@URL='$(subst ','\'',$(URL))'; $(PYTHON) tools/address.py "$$URL"
 
 bench: setup ## speed, as ratios within one run
 	$(BIN)/python benchmarks/bench.py
