@@ -123,7 +123,7 @@ class Arm:
         largest = max(trial.learning_rate for trial in own)
         unstable = min((rate for rate in learning_rates if rate > largest), default=math.inf)
         for _ in range(extensions if merit(best)[0] else 0):
-            outside = _outside(best.learning_rate, sorted(trial.learning_rate for trial in own))
+            outside = beyond(best.learning_rate, sorted(trial.learning_rate for trial in own))
             if outside is None or outside >= unstable:
                 break
             try:
@@ -191,7 +191,7 @@ def _stable(fit: Callable, seeds: Sequence[int], rates: Sequence[float]) -> tupl
             rates = smaller
 
 
-def _outside(best: float, tried: Sequence[float]) -> float | None:
+def beyond(best: float, tried: Sequence[float]) -> float | None:
     """The rate beyond `best` where that is the first or last of those `tried` (smallest first), else None.
 
     It is as many times larger or smaller than `best` as `best` is than its neighbour, to two digits.
