@@ -2,8 +2,8 @@
 
 A study is data (`studies/NAME.toml`): the settings of a lab, budgets, teachers, and arms. It expands to *cells* that
 stand on their own: a teacher; the tuning of one arm at one budget, on the first teacher; the students of one arm at
-one budget under one teacher. A cell is a pure function of the study's data. Its rows go to one table, a row an
-evaluation, and the table is what is committed.
+one budget under one teacher. A cell is a function of the study's data alone, so cells may be done anywhere, in any
+order that `Study.needs` allows, and done again.
 """
 
 from __future__ import annotations
@@ -14,26 +14,35 @@ import json
 import math
 import time
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from kdutils import curriculum, probes, seeding
+from kdutils import probes, seeding
 from kdutils.curriculum import Curriculum, Stage, paired_blocks
 from kdutils.lab import lab as labs
-from kdutils.lab import stats, store
+from kdutils.lab import store
+from kdutils.lab.arms import tune
 from kdutils.lab.record import Run
 from kdutils.lab.training import DivergenceError
-from kdutils.signals import Hidden, Output, Regressed, WeightedSum
+from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
 
-LABS = {
-    "parity": labs.ParityLab, "transformer_parity": labs.TransformerParityLab, "grammar": labs.GrammarLab,
-    "english": labs.TextLab,
-}  # fmt: skip
+LABS = {"parity": labs.ParityLab, "transformer_parity": labs.TransformerParityLab, "grammar": labs.GrammarLab,
+        "english": labs.TextLab}  # fmt: skip
+KINDS = {  # of an arm's curriculum: the options it takes, and those that are lists, tuned
+    "labels": ((), ()),
+    "one-shot": (("temperature",), ()),
+    "progressive": (("temperature",), ("share", "steps", "gain")),
+    "extraction": (("temperature", "positions", "normalise", "layers", "hidden"), ("share", "steps")),
+    "joint": (("temperature", "positions", "normalise"), ("weight",)),
+    "fitnets": (("temperature", "positions"), ("share", "steps")),
+}
+VALUES = {"layers": ("each", "last", "at once"), "hidden": ("trained", "untrained")}
+REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf)}  # of extensions
 UNTRAINED = 5000  # added to a teacher's seed: the seed of its untrained control
 COLUMNS = ("role", "teacher", "budget", "arm", "choice", "rate", "seed", "sample", "step", "samples", "flops",
            "accuracy", "loss")  # fmt: skip
@@ -64,9 +73,9 @@ class Study:
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
         evaluations: how many along a budget; an arm may say `evaluate_every` instead.
         tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
-        arms: by name; `curriculum` names a kind (see `plan`), the rest are its options. A list among `SHARES` is
-            tuned: `share`, of the budget, for all stages before the last; `steps`, the same as a number; `gain`, which
-            checkpoint; `weight`, of a hidden loss beside the output.
+        arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the
+            budget, for all stages before the last; `steps`, the same as a number; `gain`, which checkpoint;
+            `weight`, of a hidden loss beside the output.
         main: the arms that come first.
         effect: the smallest effect of interest, stated before the run.
     """
@@ -92,8 +101,23 @@ class Study:
             for key, value in small.items():
                 data[key] = {**data[key], **value} if key in ("settings", "tuning") else value
             data["arms"] = {name: data["arms"][name] for name in data["main"]}
+        known = [field.name for field in fields(cls)][1:]
+        if wrong := sorted(set(data) ^ set(known)):
+            raise ValueError(f"{path}: {wrong[0]!r} is unknown or missing; a study has {', '.join(known)}")
         lists = ("budgets", "teachers", "main")
         return cls(path.stem, **{key: tuple(value) if key in lists else value for key, value in data.items()})
+
+    def __post_init__(self) -> None:
+        if self.lab not in LABS:
+            raise ValueError(f"{self.name}: unknown lab {self.lab!r}; choose one of {', '.join(LABS)}")
+        if strangers := [arm for arm in self.main if arm not in self.arms]:
+            raise ValueError(f"{self.name}: main arm {strangers[0]!r} is not among the arms {', '.join(self.arms)}")
+        for name, arm in self.arms.items():
+            if wrong := _wrong_with(arm):
+                raise ValueError(f"{self.name}: arm {name!r} {wrong}")
+        seeds = {10 * i + n for i in range(len(self.teachers)) for n in range(1, self.students + 1)}
+        if self.students > 9 or seeds & {*self.tuning["seeds"], *self.teachers}:
+            raise ValueError(f"{self.name}: at most 9 students, with seeds of their own; {sorted(seeds)} are not")
 
     def cells(self) -> list[Cell]:
         """All cells, those first that others need and that say most: small budgets, and the main arms."""
@@ -114,19 +138,13 @@ class Study:
         """A hash of all that `cell` is a function of, the code apart."""
         parts: list[Any] = [self.lab, self.settings, str(cell)]
         if cell.arm:
-            parts += [
-                self.arms[cell.arm],
-                self.students,
-                self.evaluations,
-                self.tuning,
-                self.teachers.index(cell.teacher),
-            ]
+            parts += [self.arms[cell.arm], self.students, self.evaluations, self.tuning]
+            parts.append(self.teachers.index(cell.teacher))
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def build(self, cell: Cell, runs: store.Store | None, device: str = "cpu") -> labs.Lab:
         """The lab of one cell."""
-        number = self.teachers.index(cell.teacher)
-        steps = cell.budget or max(self.budgets)
+        number, steps = self.teachers.index(cell.teacher), cell.budget or max(self.budgets)
         arm = self.arms.get(cell.arm, {})
         lab = LABS[self.lab](
             SimpleNamespace(
@@ -140,131 +158,136 @@ class Study:
         return lab
 
 
+def _wrong_with(arm: Mapping[str, Any]) -> str:
+    """What is wrong with an arm's options, or nothing."""
+    kind = arm.get("curriculum")
+    if kind not in KINDS:
+        return f"needs a curriculum, one of {', '.join(KINDS)}"
+    plain, lists = KINDS[kind]
+    if wrong := set(arm) - {"curriculum", "evaluate_every", *plain, *lists}:
+        return f"has no option {min(wrong)!r}; {kind} has {', '.join(plain + lists)}"
+    if wrong := [key for key in lists if key in arm and not (isinstance(arm[key], list) and arm[key])]:
+        return f"needs a list to choose from as {wrong[0]!r}"
+    if "share" in lists and ("share" in arm) == ("steps" in arm):
+        return "needs either 'share' or 'steps' for its early stages"
+    if missing := [key for key in ("gain", "weight") if key in lists and key not in arm]:
+        return f"needs a list {missing[0]!r}"
+    wrong = [key for key, values in VALUES.items() if arm.get(key, values[0]) not in values]
+    return f"has {wrong[0]} {arm[wrong[0]]!r}; choose one of {', '.join(VALUES[wrong[0]])}" if wrong else ""
+
+
 def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mapping[str, float], seed: int) -> Curriculum:
     """The curriculum of an arm: `options` from the study's file, `choice` one value for each list that is tuned.
 
-    Kinds: "labels", "one-shot", "progressive" (through the checkpoint with that `gain` of the teacher's accuracy),
-    "extraction" (`layers` is "each", "last" or "at once"; `hidden` "trained" or "untrained"), "joint", "fitnets".
+    "progressive" passes the checkpoint with that `gain` of the teacher's accuracy over its start. "extraction" takes
+    `layers` "each" in turn, "last" or "at once", of the teacher or, with `hidden`, of an untrained one.
     """
-    s, network = lab.settings, teacher.network()
-    kind = options["curriculum"]
+    s, network, kind = lab.settings, teacher.network(), options["curriculum"]
     last = Stage(Output(network, options.get("temperature", 1.0)))
-    name = ", ".join(f"{key} {value:g}" for key, value in choice.items()) or kind
-    if kind == "labels":
-        return curriculum.from_labels(name)
-    if kind == "one-shot":
-        return Curriculum(name, (last,))
     pairs = paired_blocks(s.layers, s.layers) if hasattr(s, "layers") else [("act", "act")]
-    hidden = {key: options[key] for key in ("positions", "normalise") if key in options}
-    early = int(choice["steps"]) if "steps" in choice else round(choice.get("share", 0) * s.steps)
-    if kind == "joint":
-        both = WeightedSum(((1.0, last.signal), (choice["weight"], Hidden(network, *pairs[-1], **hidden))))
-        return Curriculum(name, (Stage(both),))
-    if kind == "fitnets":
-        return Curriculum(
-            name, (Stage(Regressed(network, *pairs[-1], positions=hidden.get("positions", "all")), early), last)
-        )
-    if kind == "progressive":
+    how = {key: options[key] for key in ("positions", "normalise") if key in options}
+    early, length = [], int(choice["steps"]) if "steps" in choice else round(choice.get("share", 0) * s.steps)
+    if kind == "labels":
+        last = Stage(Labels())
+    elif kind == "joint":
+        last = Stage(WeightedSum(((1.0, last.signal), (choice["weight"], Hidden(network, *pairs[-1], **how)))))
+    elif kind == "fitnets":
+        early = [Regressed(network, *pairs[-1], **how)]
+    elif kind == "progressive":
         low, high = teacher.accuracy[0, 0], teacher.accuracy[-1, 0]
         step = lab.checkpoint_near(teacher, float(low + choice["gain"] * (high - low)))
-        return Curriculum(
-            name, (Stage(Output(teacher.network(step=step), name=f"checkpoint at step {step}"), early), last)
-        )
-    if kind == "extraction":
-        source = lab.untrained_teacher(seed + UNTRAINED) if options.get("hidden") == "untrained" else network
-        label = "an untrained network" if options.get("hidden") == "untrained" else "final teacher"
+        early = [Output(teacher.network(step=step), name=f"checkpoint at step {step}")]
+    elif kind == "extraction":
+        source, name = network, "final teacher"
+        if options.get("hidden", "trained") == "untrained":
+            source, name = lab.untrained_teacher(seed + UNTRAINED), "an untrained network"
         layers = options.get("layers", "each")
-        if layers == "last":
-            pairs = pairs[-1:]
-        signals = [Hidden(source, *pair, name=label, **hidden) for pair in pairs]
+        early = [Hidden(source, *pair, name=name, **how) for pair in (pairs[-1:] if layers == "last" else pairs)]
         if layers == "at once":
-            signals = [WeightedSum(tuple((1.0, signal) for signal in signals))]
-        each = max(1, round(early / len(signals)))
-        return Curriculum(name, (*(Stage(signal, each) for signal in signals), last))
-    raise ValueError(f"unknown curriculum {kind!r}: choose labels, one-shot, progressive, extraction, joint or fitnets")
+            early = [WeightedSum(tuple((1.0, signal) for signal in early))]
+    stages = (Stage(signal, max(1, round(length / len(early)))) for signal in early)
+    return Curriculum(_label(choice) or kind, (*stages, last))
 
 
-TUNED = ("share", "steps", "gain", "weight")
-LIMITS = {"share": 0.8, "gain": 0.95}
+def _label(choice: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value:g}" for key, value in choice.items())
 
 
-def tune(
-    fit: Callable[[Mapping[str, float], Sequence[float]], Run],
-    seeds: Sequence[int],
-    rates: Sequence[float],
-    lists: Mapping[str, Sequence[float]],
-    merit: Callable[[stats.Arm], tuple[float, ...]],
-    extensions: int,
-) -> tuple[dict[str, float], list[float], list[tuple[dict[str, float], stats.Arm]]]:
-    """Choose a learning rate, and one value from each of `lists`, one list after the other.
+def work(
+    study: Study, cell: Cell, runs: store.Store, chosen: Mapping[str, Any] | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """Do one cell, or find it in the store.
 
-    The others stand at the middle of theirs meanwhile, and at the best afterwards. Where the best value or rate is at
-    an edge of what was tried, the next one outside is tried as well, `extensions` times at most. A rate at which
-    training diverges is left out, and all larger ones with it.
+    Args:
+        chosen: what the cell's tuning returned as "chosen"; for students only.
 
     Returns:
-        The best choice; its learning rates, best first and then the smaller ones by merit; and all that was tried.
+        "key", its name in the store; "rows" as in `COLUMNS`; "chosen" for a tuning: the choice, and its learning rates,
+        the best first; "facts"; "seconds" of the processor, those of the teacher apart.
     """
-    tried: dict[tuple, list[tuple[dict[str, float], stats.Arm]]] = {}
-    unstable = math.inf
+    key = store.key({"cell": study.fingerprint(cell), "chosen": chosen, "device": device})
+    found = runs.load(key)
+    if found is not None:
+        return found[1]
+    lab, started = study.build(cell, runs, device), time.process_time()
+    teacher, result = lab.teacher(cell.teacher), {"key": key, "chosen": {}, "facts": {}}
+    if cell.role == "teacher":
+        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": _optimum(lab)}
+    else:
+        started, options = time.process_time(), study.arms[cell.arm]
 
-    def try_at(choice: dict[str, float], wanted: Sequence[float]) -> list[tuple[dict[str, float], stats.Arm]]:
-        nonlocal unstable
-        found = tried.setdefault(tuple(choice.items()), [])
-        known = [arm.learning_rate for _, arm in found]
-        wanted = [rate for rate in wanted if rate < unstable and rate not in known]
-        while wanted:
-            try:
-                run = fit(choice, wanted)
-            except DivergenceError as error:
-                unstable = min(unstable, error.learning_rate)
-                wanted = [rate for rate in wanted if rate < error.learning_rate]
-                continue
-            found += [(choice, stats.Arm(run, float(rate), tuple(seeds))) for rate in wanted]
-            break
-        return found
+        def fit(
+            choice: Mapping[str, float], rates: Sequence[float], seeds: Sequence[int] = study.tuning["seeds"]
+        ) -> Run:
+            return lab.fit(plan(lab, teacher, options, choice, cell.teacher), seeds, rates)
 
-    def value(trial: tuple[dict[str, float], stats.Arm]) -> tuple[float, ...]:
-        return merit(trial[1])
-
-    best = max(try_at({key: values[len(values) // 2] for key, values in lists.items()}, rates), key=value)
-    for key, values in lists.items():
-        values = sorted(values)
-        trials = [trial for v in values for trial in try_at({**best[0], key: v}, rates)]
-        best = max(trials, key=value)
-        for _ in range(extensions if merit(best[1])[0] else 0):
-            outside = stats.beyond(best[0][key], values)
-            if outside is None or outside > LIMITS.get(key, math.inf) or (key == "steps" and outside < 1):
-                break
-            values = sorted([*values, float(round(outside)) if key == "steps" else outside])
-            best = max([best, *try_at({**best[0], key: outside}, rates)], key=value)
-    own = try_at(best[0], rates)
-    for _ in range(extensions if merit(best[1])[0] else 0):
-        outside = stats.beyond(best[1].learning_rate, sorted(arm.learning_rate for _, arm in own))
-        if outside is None or outside >= unstable:
-            break
-        own = try_at(best[0], [outside])
-        best = max(own, key=value)
-    ranked = [arm.learning_rate for _, arm in sorted(own, key=value, reverse=True)]
-    smaller = [rate for rate in ranked if rate < ranked[0]]
-    return best[0], [ranked[0], *smaller], [trial for trials in tried.values() for trial in trials]
+        if cell.role == "tuning":
+            lists = {key: options[key] for key in REACH if key in options}
+            found = tune(
+                fit, study.tuning["seeds"], study.tuning["rates"], lists, lab.merit, study.tuning["extensions"], REACH
+            )
+            ranked = [arm.learning_rate for arm in sorted(found.own, key=lab.merit, reverse=True)]
+            ranked = ranked[:1] + [rate for rate in ranked if rate < ranked[0]]
+            rows = []
+            for tried, arm in found.trials:
+                rows += _rows(cell, lab, arm.run, arm.members, _label(tried), tested=False)
+            result |= {"rows": rows, "chosen": {"choice": found.choice, "rates": ranked}}
+        else:
+            choice, *rates = chosen["choice"], *chosen["rates"]
+            for rate in rates:  # the first that is stable: the tuning seeds may not have told
+                try:
+                    run = fit(choice, [rate], lab.settings.seeds)
+                    break
+                except DivergenceError:
+                    if rate == rates[-1]:
+                        raise
+            rows = _rows(cell, lab, run, range(len(run.students)), _label(choice))
+            result |= {"rows": rows, "facts": {"stages": [list(stage) for stage in run.stages]}}
+    result["seconds"] = time.process_time() - started
+    runs.save(key, {"none": torch.zeros(1)}, result)
+    return result
 
 
-def _rows(cell: Cell, run: Run, members: Sequence[int], choice: str, whole: bool = True) -> list[tuple]:
-    """Rows of some members of a run, an evaluation each; the last one alone where not `whole`."""
-    students = run.students
-    return [
-        (cell.role, cell.teacher, cell.budget, cell.arm, choice, students.learning_rate_of(m), students.seed_of(m),
-         "held-out", int(run.steps[t]), int(run.samples[t]), float(run.flops[t]), float(run.accuracy[t, m]),
-         float(run.loss[t, m]))
-        for m in members for t in range(0 if whole else len(run.steps) - 1, len(run.steps))
-    ]  # fmt: skip
+def _rows(
+    cell: Cell, lab: labs.Lab, run: Run, members: Iterable[int], choice: str = "", tested: bool = True
+) -> list[tuple]:
+    """Rows of some members of a run, one an evaluation, and one of the final networks on the test samples."""
+    rows, sample = [], _test_sample(lab) if tested else None
+    for m in members:
+        front = (cell.role, cell.teacher, cell.budget, cell.arm, choice, run.students.learning_rate_of(m),
+                 run.students.seed_of(m))  # fmt: skip
+        at = [(int(run.steps[t]), int(run.samples[t]), float(run.flops[t])) for t in range(len(run.steps))]
+        curve = zip(at, run.accuracy[:, m].tolist(), run.loss[:, m].tolist(), strict=True)
+        rows += [(*front, "held-out", *where, accuracy, loss) for where, accuracy, loss in curve]
+        if sample is not None:
+            loss, accuracy = probes.score(run.network(m), *sample)
+            rows.append((*front, "test", *at[-1], accuracy, loss))
+    return rows
 
 
 def _test_sample(lab: labs.Lab) -> tuple[Any, Any] | None:
     """Samples that no choice rests on, where the lab has such: fresh sentences, or windows of a text's test part."""
-    s = lab.settings
-    draw = seeding.generator(0, "test", device=s.device)
+    s, draw = lab.settings, seeding.generator(0, "test", device=lab.settings.device)
     if isinstance(lab, labs.GrammarLab):
         return lab.task.sample(s.test_sentences, draw)
     if isinstance(lab, labs.TextLab):
@@ -274,81 +297,7 @@ def _test_sample(lab: labs.Lab) -> tuple[Any, Any] | None:
     return None
 
 
-def _tested(cell: Cell, lab: labs.Lab, run: Run, members: Sequence[int], choice: str) -> list[tuple]:
-    sample = _test_sample(lab)
-    if sample is None:
-        return []
-    rows = []
-    for m in members:
-        loss, accuracy = probes.score(run.network(m), *sample)
-        (row,) = _rows(cell, run, [m], choice, whole=False)
-        rows.append((*row[:7], "test", *row[8:11], accuracy, loss))
-    return rows
-
-
-def work(study: Study, cell: Cell, runs: store.Store, chosen: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Do one cell, or find it in the store.
-
-    Args:
-        chosen: what the cell's tuning returned as "chosen"; for students only.
-
-    Returns:
-        "rows" as in `COLUMNS`, "chosen" for a tuning, "facts", "seconds" (of the core, its teacher's apart).
-    """
-    parts = {"cell": study.fingerprint(cell), "chosen": chosen}
-    key = store.key(parts)
-    found = runs.load(key)
-    if found is not None:
-        return found[1]
-    lab, started = study.build(cell, runs), time.process_time()
-    teacher, facts, choice = lab.teacher(cell.teacher), {}, {}
-    rows: list[tuple] = []
-    if cell.role == "teacher":
-        rows = _rows(cell, teacher, [0], "") + _tested(cell, lab, teacher, [0], "")
-        facts = _facts(lab)
-    else:
-        started = time.process_time()
-        options = study.arms[cell.arm]
-        lists = {key: options[key] for key in TUNED if key in options}
-
-        def fit(
-            choice: Mapping[str, float], rates: Sequence[float], seeds: Sequence[int] = study.tuning["seeds"]
-        ) -> Run:
-            return lab.fit(plan(lab, teacher, options, choice, cell.teacher), seeds, rates)
-
-        if cell.role == "tuning":
-            best, rates, trials = tune(
-                fit, study.tuning["seeds"], study.tuning["rates"], lists, lab.merit, study.tuning["extensions"]
-            )
-            choice = {"choice": best, "rates": rates}
-            for tried, arm in trials:
-                rows += _rows(cell, arm.run, arm.members, _label(tried))
-        else:
-            run = _first_stable(lambda rate: fit(chosen["choice"], [rate], lab.settings.seeds), chosen["rates"])
-            label = _label(chosen["choice"])
-            rows = _rows(cell, run, range(len(run.students)), label)
-            rows += _tested(cell, lab, run, range(len(run.students)), label)
-            facts = {"stages": [list(stage) for stage in run.stages]}
-    result = {"rows": rows, "chosen": choice, "facts": facts, "seconds": time.process_time() - started}
-    runs.save(key, {"none": torch.zeros(1)}, result)
-    return result
-
-
-def _label(choice: Mapping[str, float]) -> str:
-    return ", ".join(f"{key} {value:g}" for key, value in choice.items())
-
-
-def _first_stable(fit: Callable[[float], Run], rates: Sequence[float]) -> Run:
-    """A run at the first rate that does not diverge: the tuning seeds did not tell."""
-    for rate in rates[:-1]:
-        try:
-            return fit(rate)
-        except DivergenceError:
-            continue
-    return fit(rates[-1])
-
-
-def _facts(lab: labs.Lab) -> dict[str, Any]:
+def _optimum(lab: labs.Lab) -> dict[str, Any]:
     """What a loss is compared with: the exact optimum on the held-out and on the test samples, where it is known."""
     if not isinstance(lab, labs.GrammarLab):
         return {}
