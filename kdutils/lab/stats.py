@@ -11,18 +11,19 @@ students, and this one in 88 %.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from kdutils.lab.arms import Arm, Times, bootstrap, fastest, lower_median, lowest_loss, median
+from kdutils.lab.arms import Arm, Times, bootstrap, fastest, lower_median, lowest_loss, median, tune
 
 __all__ = [
     "Arm", "Estimate", "Exponent", "Growth", "Speedup", "Times", "bootstrap", "difference", "exponent", "fastest",
     "growth", "logrank", "lower_median", "lowest_loss", "median", "over_teachers", "paired", "pooled", "ratio",
-    "speedup", "survival",
+    "speedup", "survival", "tune",
 ]  # fmt: skip
 
 
@@ -108,8 +109,7 @@ def exponent(sizes: Sequence[float], times: Sequence[Times], resamples: int = 20
 def difference(a: Exponent, b: Exponent) -> Exponent:
     """`a` less `b` where their seeds are independent: the draws are paired at random.
 
-    Both may have been drawn with one random stream (`exponent` starts it from a number), so draws of one row go
-    together, and `a - b` would make too little or too much of their spread.
+    `exponent` starts its stream from a number, so those of one call and another go together, and `a - b` with them.
     """
     order = np.random.default_rng(1).permutation(len(b.draws))
     return Exponent(a.value - b.value, a.draws - b.draws[order], a.bound or b.bound)
@@ -128,8 +128,7 @@ POWERS = np.arange(0.05, 8.001, 0.05)
 def growth(sizes: Sequence[float], times: Sequence[Times], resamples: int = 2000, seed: int = 0) -> Growth:
     """Fit a constant and a power law to the medians of `times`, one a size: least squares of relative errors.
 
-    A time that holds a fixed part (a stage, a coarse evaluation) makes a plain power law look flat. Both parts are at
-    least 0, and powers are those of a grid from 0.05 to 8.
+    A time with a fixed part (a stage, a coarse evaluation) makes a plain power law look flat. No part is negative.
 
     Raises:
         ValueError: for fewer than four sizes, which three numbers would fit whatever they are.
@@ -170,7 +169,7 @@ class Estimate:
 
     Attributes:
         value: the number; where it is a bound (`bound`), the end that is known; nan where nothing is.
-        low, high: the ends of the interval; infinite (a ratio's lower one: 0) where no finished run fixes them.
+        low, high: its interval; an end that no finished run fixes is infinite (a ratio's lower one: 0).
         bound: "" for a number, "at least", "at most", or "not identified".
         teachers, students: how many of each (students of all teachers).
     """
@@ -210,9 +209,8 @@ def over_teachers(lows: Sequence[np.ndarray], highs: Sequence[np.ndarray] | None
                   ratios: bool = False) -> Estimate:  # fmt: skip
     """The mean over teachers of what their students show, and its interval.
 
-    A teacher's students give their median (the lower of two for ratios). Over teachers the mean is taken (of the
-    logarithms for ratios) with Student's t, which is exact for normal teachers however students vary; of one teacher,
-    a bootstrap of its students.
+    A teacher's students give their median (the lower of two for ratios). Over teachers it is the mean (of logarithms
+    for ratios) with Student's t, exact for normal teachers however students vary; of one, a bootstrap of its students.
 
     Args:
         lows, highs: one array (students,) a teacher, the ends of what each student tells; `highs` left out are `lows`.
@@ -252,8 +250,7 @@ def paired(a: Sequence[np.ndarray], b: Sequence[np.ndarray], level: float = 0.9)
 def ratio(slow: Sequence[Times], fast: Sequence[Times], level: float = 0.9) -> Estimate:
     """How many times more arm `slow` needs than arm `fast`, student by student, one `Times` a teacher.
 
-    Where `slow` did not finish the ratio is at least limit / fast, where `fast` did not it is at most slow / limit,
-    and where neither did it is not identified.
+    Where `slow` did not finish the ratio is at least limit / fast, where `fast` did not at most slow / limit.
     """
     _same_shape([t.values for t in slow], [t.values for t in fast])
     lows, highs = [], []
@@ -286,17 +283,14 @@ def _censored(times: Times) -> object:
 
 
 def survival(times: Times, level: float = 0.9) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The Kaplan-Meier curve: where it falls, the share not finished after that, and the ends of its interval.
-
-    The interval is scipy's exponential Greenwood one, point by point.
-    """
+    """The Kaplan-Meier curve: where it falls, the share not finished after that, and the ends of its interval there."""
     from scipy.stats import ecdf
 
     curve = ecdf(_censored(times)).sf
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # undefined at a share of 0
         band = curve.confidence_interval(confidence_level=level, method="log-log")
-    done = curve.quantiles <= times.limit
-    return curve.quantiles[done], curve.probabilities[done], band.low.probabilities[done], band.high.probabilities[done]
+    falls = np.isin(curve.quantiles, times.values)
+    return tuple(part[falls] for part in (curve.quantiles, *(c.probabilities for c in (curve, band.low, band.high))))
 
 
 def logrank(a: Times, b: Times) -> float:

@@ -94,7 +94,7 @@ class Study:
 
     @classmethod
     def load(cls, path: Path, smoke: bool = False) -> Study:
-        """Read a file; with `smoke` its small version: the table [smoke] in place of what it names."""
+        """Read a file; with `smoke` its small version: [smoke] stands in place of what it names."""
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         small = data.pop("smoke", {})
         if smoke:
@@ -121,8 +121,7 @@ class Study:
 
     def cells(self) -> list[Cell]:
         """All cells, those first that others need and that say most: small budgets, and the main arms."""
-        order = sorted(self.arms, key=lambda arm: arm not in self.main)
-        parts = [[arm for arm in order if arm in self.main], [arm for arm in order if arm not in self.main]]
+        parts = [[arm for arm in self.arms if (arm in self.main) == first] for first in (True, False)]
         found = [Cell("teacher", teacher) for teacher in self.teachers]
         for arms, budget in itertools.product(parts, self.budgets):
             found += [Cell("tuning", self.teachers[0], budget, arm) for arm in arms]
@@ -145,15 +144,10 @@ class Study:
     def build(self, cell: Cell, runs: store.Store | None, device: str = "cpu") -> labs.Lab:
         """The lab of one cell."""
         number, steps = self.teachers.index(cell.teacher), cell.budget or max(self.budgets)
-        arm = self.arms.get(cell.arm, {})
-        lab = LABS[self.lab](
-            SimpleNamespace(
-                **self.settings, steps=steps, device=device, profile="study", tuning_seeds=self.tuning["seeds"],
-                evaluate_every=arm.get("evaluate_every", max(1, steps // self.evaluations)),
-                seeds=[10 * number + i for i in range(1, self.students + 1)],
-            ),
-            runs=runs,
-        )  # fmt: skip
+        every = self.arms.get(cell.arm, {}).get("evaluate_every", max(1, steps // self.evaluations))
+        seeds = [10 * number + i for i in range(1, self.students + 1)]
+        own = {"steps": steps, "evaluate_every": every, "seeds": seeds, "tuning_seeds": self.tuning["seeds"]}
+        lab = LABS[self.lab](SimpleNamespace(**self.settings, **own, device=device, profile="study"), runs=runs)
         lab.film = False
         return lab
 
@@ -222,8 +216,8 @@ def work(
         chosen: what the cell's tuning returned as "chosen"; for students only.
 
     Returns:
-        "key", its name in the store; "rows" as in `COLUMNS`; "chosen" for a tuning: the choice, and its learning rates,
-        the best first; "facts"; "seconds" of the processor, those of the teacher apart.
+        "key" in the store; "rows" as in `COLUMNS`; "chosen" by a tuning: the choice, and its learning rates, best
+        first; "facts"; "seconds" of the processor, those of the teacher apart.
     """
     key = store.key({"cell": study.fingerprint(cell), "chosen": chosen, "device": device})
     found = runs.load(key)

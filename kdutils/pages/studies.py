@@ -46,7 +46,8 @@ class Records:
         if self.path.exists():
             self.about = json.loads(self.path.read_text(encoding="utf-8"))
             self.cells = self.about["cells"]
-            self.table = pd.read_csv(self.table_path, keep_default_na=False, float_precision="round_trip")
+            exact = dict.fromkeys(("rate", "flops", "accuracy", "loss"), float)  # older pandas rounds the last digit
+            self.table = pd.read_csv(self.table_path, keep_default_na=False, converters=exact)
 
     def has(self, study: Study, cell: Cell) -> bool:
         """Whether `cell` is done, with the settings that the study has now."""
