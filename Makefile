@@ -11,7 +11,7 @@ SHELL := bash
 export PYTHONHASHSEED := 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help setup book execute site test test-notebooks test-colab validate new-chapter address bench clean
+.PHONY: help setup book execute site test test-notebooks test-colab validate new-chapter address bench study audit dry clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -59,6 +59,17 @@ address: ## change the repository's address wherever it stands (URL=https://gith
 
 bench: setup ## speed, as ratios within one run
 	$(BIN)/python benchmarks/bench.py
+
+study: setup ## train what is missing of a study (NAME=grammar; SMOKE=1 the small version; SCHEDULER=tcp://... elsewhere)
+	$(BIN)/python tools/study.py "$(NAME)" $(if $(SMOKE),--smoke) $(if $(WORKERS),--workers $(WORKERS)) \
+		$(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(DEVICE),--device $(DEVICE)) \
+		$(if $(BUDGETS),--budgets $(BUDGETS)) $(if $(ARMS),--arms "$(ARMS)")
+
+audit: setup ## train a few cells of a study's records anew and compare every number (NAME=grammar; SMOKE=1; SEED=0)
+	$(BIN)/python tools/audit.py "$(NAME)" $(if $(SMOKE),--smoke) $(if $(SEED),--seed $(SEED)) $(if $(CELLS),--cells $(CELLS))
+
+dry: setup ## build every lab at PROFILE and train three steps of each arm, or say what does not fit (PROFILE=paper)
+	$(BIN)/python tools/dry.py --profile $(PROFILE) $(if $(DEVICE),--device $(DEVICE))
 
 clean: ## remove built files (kept runs stay in book/runs)
 	rm -rf _build
