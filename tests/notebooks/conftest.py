@@ -120,8 +120,8 @@ class Book:
 
     def papermill(self, *options: str, **variables: str) -> tuple[int, str]:
         """The executed chapter, run by a reader."""
-        command = ("-m", "papermill", "--no-progress-bar", self.executed, "out.ipynb", "-p", "profile", "smoke")
-        return self.run(*command, *options, **variables)
+        command = ("-m", "papermill", "--no-progress-bar", "--start-timeout=600", self.executed, "out.ipynb")
+        return self.run(*command, "-p", "profile", "smoke", *options, **variables)
 
 
 def _built(root: Path) -> Book:

@@ -198,6 +198,7 @@ def test_unknown_chapter_and_unknown_parameter_say_what_there_is(tmp_path):
         "-m",
         "papermill",
         "--no-progress-bar",
+        "--start-timeout=600",
         str(BOOK / "02_one_shot.ipynb"),
         str(tmp_path / "o.ipynb"),
     ]
