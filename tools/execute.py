@@ -82,7 +82,7 @@ def execute(name: str, profile: str, label: str) -> None:
         nbformat.write(from_text(name), source)
         papermill.execute_notebook(
             str(source), str(executed), cwd=str(BOOK), kernel_name="python3", progress_bar={"desc": label},
-            execution_timeout=3600, start_timeout=600, autosave_cell_every=0,
+            execution_timeout=3600, start_timeout=600, iopub_timeout=600, autosave_cell_every=0,
         )  # fmt: skip
         clean = normalise(nbformat.read(executed, 4), target.name)
         nbformat.write(clean, executed)

@@ -63,8 +63,7 @@ def read(chapter: str) -> list[Exercise]:
     for part in parts:
         match = PARTS.fullmatch(part)
         if match is None:
-            form = "`**N (grade).** text`, a python block and a remark"
-            raise ValueError(f"book/exercises/{chapter}.md: an exercise is {form}, not {part[:60]!r}")
+            raise ValueError(f"{chapter}: not `**N (grade).** text`, a python block and a remark: {part[:60]!r}")
         *parts, remark = match.groups()
         remark = remark.strip("\n")
         found.append(Exercise(*parts, f"\n{remark}\n" if remark else ""))

@@ -186,7 +186,7 @@ def publish(
     text = json.dumps(_finite(record), indent=1, ensure_ascii=False) + "\n"
     kept = files.write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
     where = f"kept in {path}" if kept else "not kept"
-    return Box(claims, f"Numbers of your run, {where} ({why})." if why else "")
+    return Box(claims, "" if kept and not why else f"Numbers of your run, {where}{why and f' ({why})'}.")
 
 
 def cost(runs: Mapping[str, Run]) -> dict[str, Any]:

@@ -92,6 +92,10 @@ class Book:
         return self.root / "book" / "01_mini.ipynb"
 
     @property
+    def executed(self) -> Path:
+        return self.root / "_build" / "smoke" / "book" / "01_mini.ipynb"
+
+    @property
     def runs(self) -> Path:
         return self.root / "runs"
 
@@ -114,18 +118,40 @@ class Book:
         """`tools/execute.py` at smoke."""
         return self.run(self.root / "tools" / "execute.py", "--profile", "smoke", *arguments, **variables)
 
+    def papermill(self, *options: str, **variables: str) -> tuple[int, str]:
+        """The executed chapter, run by a reader."""
+        command = ("-m", "papermill", "--no-progress-bar", "--start-timeout=600", self.executed, "out.ipynb")
+        return self.run(*command, "-p", "profile", "smoke", *options, **variables)
 
-@pytest.fixture
-def mini(tmp_path: Path) -> Book:
-    book = Book(tmp_path / "mini")
+
+def _built(root: Path) -> Book:
+    book = Book(root)
     shutil.copytree(ROOT / "tools", book.root / "tools", ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("jupytext.toml", "requirements.lock"):
         shutil.copy(ROOT / part, book.root)
     for kind, text in (("text", CHAPTER), ("exercises", EXERCISES)):
         (book.root / "book" / kind).mkdir(parents=True)
         (book.root / "book" / kind / "01_mini.md").write_text(text, encoding="utf-8")
-    (book.root / "kdutils").mkdir()
     return book
+
+
+@pytest.fixture
+def mini(tmp_path: Path) -> Book:
+    return _built(tmp_path / "mini")
+
+
+@pytest.fixture(scope="session")
+def _once_executed(tmp_path_factory: pytest.TempPathFactory) -> Book:
+    book = _built(tmp_path_factory.mktemp("executed") / "mini")
+    status, said = book.execute()
+    assert status == 0, said
+    return book
+
+
+@pytest.fixture
+def executed(_once_executed: Book, tmp_path: Path) -> Book:
+    """The small book after `make execute`."""
+    return Book(Path(shutil.copytree(_once_executed.root, tmp_path / "mini")))
 
 
 @pytest.fixture
