@@ -7,14 +7,14 @@ reads from outside while it runs (files, environment variables, the clock) is no
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import ctypes
+import dataclasses
 import functools
 import hashlib
 import inspect
-import itertools
 import json
-import math
 import os
 import types
 import weakref
@@ -30,11 +30,6 @@ from torch.utils.hooks import RemovableHandle
 from kdutils.lab import source
 
 _LIMIT = 100_000  # objects looked through before giving up
-_OUTSIDE = (ctypes.CDLL, type(os.environ))
-_BUILTIN = (
-    types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
-    types.ClassMethodDescriptorType,
-)  # fmt: skip
 _INSIDE: dict[type, tuple[str, ...]] = {  # what objects without attributes of their own stand for
     types.MethodType: ("__func__", "__self__"), types.CellType: ("cell_contents",), property: ("fget", "fset", "fdel"),
     staticmethod: ("__func__",), classmethod: ("__func__",), functools.cached_property: ("func",),
@@ -42,10 +37,8 @@ _INSIDE: dict[type, tuple[str, ...]] = {  # what objects without attributes of t
 }  # fmt: skip
 _NOT_OF_A_FUNCTION = {"dispatch_cache", "cache_token", "_clear_cache"}  # what functools.singledispatch remembers
 _HOOKS = [name for name, table in vars(nn.Module()).items() if isinstance(table, dict) and "hook" in name]
-_NOT_OF_A_NETWORK = {
-    *_HOOKS, "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training", "_compiled_call_impl",
-    "_is_hf_initialized",
-}  # fmt: skip
+_TABLES = "_parameters _buffers _modules _non_persistent_buffers_set training _compiled_call_impl _is_hf_initialized"
+_NOT_OF_A_NETWORK = {*_HOOKS, *_TABLES.split()}
 _OF_THE_HUB = {"name_or_path", "_name_or_path", "generation_config"}  # how transformers loads a network and writes
 
 
@@ -63,8 +56,8 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 def describe(thing: Any) -> Any:
     """`thing` as plain JSON data that changes whenever a run made with it could change.
 
-    Numbers and texts are themselves. Anything else becomes a list of `parts`, one for each object that it leads to,
-    long ones as a hash. What could not be seen is listed as `unseen`, and where it is.
+    Numbers and texts are themselves. Anything else is a hash of all that it leads to (`sha256`); a dataclass has its
+    fields as well, for people to read. What cannot be seen, such as an open file or a lock, is named in `unseen`.
 
     >>> describe(3), describe([1, "a"]) == describe([1, "a"]), describe(describe) == describe(digest)
     (3, True, False)
@@ -73,21 +66,30 @@ def describe(thing: Any) -> Any:
     parts = walk.through(thing, "what is given")
     if not isinstance(parts[0], dict):
         return parts[0]
-    texts = [text if len(text) < 500 else hashlib.sha256(text.encode()).hexdigest() for text in map(_text, parts)]
-    name = getattr(thing, "__qualname__", type(thing).__qualname__)
-    return {"is": name, "parts": texts, **({"unseen": list(walk.unseen)} if walk.unseen else {})}
-
-
-def unseen(settings: dict[str, Any]) -> list[str]:
-    """What the descriptions among `settings` could not see; nothing where a `version` among them vouches for it."""
-    if settings.get("version") is not None:
-        return []
-    found = (value.get("unseen", ()) for value in settings.values() if isinstance(value, dict))
-    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+    h, shown = hashlib.sha256("\n".join(map(_text, parts)).encode()), {"is": type(thing).__qualname__}
+    with contextlib.suppress(Exception):  # an object may refuse to be looked at
+        fields = _shown(thing)
+        shown |= fields if isinstance(fields, dict) else {}
+    return shown | {"sha256": h.hexdigest(), "unseen": list(walk.unseen)}
 
 
 def _text(data: Any) -> str:
     return json.dumps(data, sort_keys=True)
+
+
+def _shown(thing: Any, depth: int = 6) -> Any:
+    """What people may want to read of it: fields of dataclasses, numbers, short texts, names."""
+    kind = type(thing)
+    if thing is None or kind is bool or (kind in (int, float) and abs(thing) < 1e300):
+        return thing
+    if kind is functools.partial:
+        return [_shown(part, depth) for part in (thing.func, thing.args, list(thing.keywords.items()))]
+    if kind in (str, list, tuple) and depth and len(thing) <= 100:
+        return thing if kind is str else [_shown(entry, depth - 1) for entry in thing]
+    if not dataclasses.is_dataclass(kind) or _describes(kind) or not depth:
+        return (thing if isinstance(thing, type | types.FunctionType) else kind).__qualname__
+    fields = {field.name: _shown(getattr(thing, field.name), depth - 1) for field in dataclasses.fields(thing)}
+    return {"is": kind.__qualname__} | fields
 
 
 class _Walk:
@@ -121,12 +123,10 @@ class _Walk:
     def value(self, thing: Any, where: str) -> Any:
         """The thing written out where it is plain, else a reference to the part that follows."""
         kind = type(thing)
-        if thing is None or kind in (bool, str):
+        if thing is None or kind in (bool, str) or (kind in (int, float) and abs(thing) < 1e300):
             return thing
-        if kind is int:
-            return thing if thing.bit_length() < 1000 else {"int": hex(thing)}
-        if kind is float:
-            return thing if math.isfinite(thing) else {"float": repr(thing)}
+        if kind in (int, float):
+            return {kind.__name__: repr(thing) if kind is float else hex(thing)}
         if kind is bytes:
             return {"bytes": hashlib.sha256(thing).hexdigest()}
         if kind is tuple or (kind is list and {type(entry) for entry in thing} <= {int, str, bool}):
@@ -181,17 +181,19 @@ class _Walk:
         if kind in _INSIDE:
             self.mode = "as it is"
             return {kind.__name__: self.values((getattr(thing, name, None) for name in _INSIDE[kind]), where)}
-        if kind in _BUILTIN:
-            return self.builtin(thing, where)
-        return self.hidden(thing, where) if isinstance(thing, _OUTSIDE) else self.object(thing, where)
+        if kind in source.BUILTIN:
+            holder, known = source.builtin(thing)
+            return known or ({"method": thing.__name__, "of": self.value(holder, where)})
+        if isinstance(thing, ctypes.CDLL | type(os.environ)):
+            return self.hidden(thing, where)
+        return self.object(thing, where)
 
     def tensor(self, thing: torch.Tensor, where: str) -> dict[str, Any]:
-        data = thing.detach()
-        record = {"tensor": [str(data.dtype), str(data.layout), list(data.shape)], "requires grad": thing.requires_grad}
+        data = thing.detach().dequantize() if thing.is_quantized else thing.detach()
+        kind = [str(thing.dtype), str(thing.layout), list(thing.shape)]
+        record: dict[str, Any] = {"tensor": kind, "requires grad": thing.requires_grad}
         if type(thing) not in (torch.Tensor, nn.Parameter):
             record["is"] = self.value(type(thing), where)
-        if data.is_quantized:
-            data = data.dequantize()
         if not data.is_meta:
             record["data"] = digest({"": data if data.layout is torch.strided else data.to_dense()})
         return record | self.attributes(thing, vars(thing))
@@ -219,7 +221,7 @@ class _Walk:
             "passing": sorted(state["_non_persistent_buffers_set"]),
         }
         tables = {name: state[name] for name in _HOOKS if state.get(name)}
-        order = {handle: n for n, handle in enumerate(dict.fromkeys(itertools.chain.from_iterable(tables.values())))}
+        order = {handle: n for n, handle in enumerate(dict.fromkeys(h for table in tables.values() for h in table))}
         for name, table in tables.items():
             record[name] = [[order[h], self.value(hook, f"a hook of `{owner}`")] for h, hook in table.items()]
         if any(source.is_own(getattr(getattr(thing, n), "__func__", None)) for n in ("train", "eval")):
@@ -260,19 +262,10 @@ class _Walk:
         name = ".".join(str(part) for part in chain if part)
         return {"of": home} if home else self.value(found, f"global `{name}` read by `{owner}`")
 
-    def builtin(self, thing: Any, where: str) -> dict[str, Any]:
-        holder = getattr(thing, "__objclass__", getattr(thing, "__self__", None))
-        free = type(holder).__name__.startswith(("NoneType", "module", "PyCapsule", "pybind11_"))
-        if not free and not isinstance(holder, type):
-            return {"method": thing.__name__, "of": self.value(holder, where)}
-        module = thing.__module__ if free else holder.__module__
-        home = source.origin(module) if thing not in source.DYNAMIC else None
-        return {"named": f"{module}.{thing.__qualname__}", "of": home} if home else self.hidden(thing, where)
-
     def object(self, thing: Any, where: str) -> dict[str, Any]:
         """Any other object: what it says of itself, or what pickle would make it from."""
         kind = type(thing)
-        home = source.origin(kind.__module__)
+        home = (source.known(kind) or {}).get("of")
         own = home in (None, "kdutils")
         self.mode = "eval" if home == "kdutils" else "as it is"
         if own and _describes(kind):
@@ -296,13 +289,12 @@ class _Walk:
     def attributes(self, thing: Any, held: Mapping[str, Any]) -> dict[str, Any]:
         kind = type(thing)
         lost = {n for n in held if isinstance(inspect.getattr_static(kind, n, None), functools.cached_property)}
-        if any(base.__module__.startswith("transformers.") for base in kind.__mro__):
-            lost |= _OF_THE_HUB
+        lost |= _OF_THE_HUB if any(base.__module__.startswith("transformers.") for base in kind.__mro__) else set()
         kept = sorted((str(name), value) for name, value in held.items() if name not in lost)
         return {"attributes": self.named(kept, "attribute", kind.__qualname__)} if kept else {}
 
 
 def _describes(kind: type) -> bool:
     method = getattr(kind, "describe", None)
-    needed = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty] if method else ()
-    return len(needed) == 1  # the object itself
+    parameters = inspect.signature(method).parameters.values() if callable(method) else ()
+    return sum(p.default is p.empty for p in parameters) == 1  # the object itself

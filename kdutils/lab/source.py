@@ -23,15 +23,20 @@ from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]
 _FLAGS = 0x3AC  # of a code object: *args, **kwargs, generator, coroutine; the others say how it was compiled
-_SILENT = {"NOP", "EXTENDED_ARG", "CACHE", "RESUME"}  # instructions that come and go with line numbers and sizes
+# Instructions that come and go with line numbers, with sizes, and with what else is compiled at the same time.
+_SILENT = {"NOP", "EXTENDED_ARG", "CACHE", "RESUME", "PUSH_NULL"}
 DYNAMIC = (eval, exec, globals, __import__)  # they reach names which no code shows
 PYTHON = f"python {platform.python_version()}"
+BUILTIN = (
+    types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
+    types.ClassMethodDescriptorType,
+)  # fmt: skip
 _LOOKUPS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
 _BESIDES = {  # what a class holds besides what was written in it, or follows from that
-    "__module__", "__qualname__", "__doc__", "__annotations__", "__annotate_func__", "__annotations_cache__",
-    "__firstlineno__", "__static_attributes__", "__orig_bases__", "__parameters__", "__type_params__",
-    "__dataclass_params__", "__abstractmethods__", "_abc_impl", "_backward_cls",
+    "__module__", "__qualname__", "__doc__", "__slotnames__", "__annotations__", "__annotate_func__",
+    "__annotations_cache__", "__firstlineno__", "__static_attributes__", "__orig_bases__", "__parameters__",
+    "__type_params__", "__dataclass_params__", "__abstractmethods__", "_abc_impl", "_backward_cls",
 }  # fmt: skip
 
 
@@ -139,6 +144,23 @@ def known(thing: types.FunctionType | type) -> dict[str, str] | None:
     return None
 
 
+def builtin(thing: Any) -> tuple[Any, dict[str, str] | None]:
+    """The object that a function written in C is bound to; or None, its full name and what it is of.
+
+    Raises:
+        LookupError: for one that is of nothing known.
+    """
+    holder = getattr(thing, "__objclass__", getattr(thing, "__self__", None))
+    free = type(holder).__name__.startswith(("NoneType", "module", "PyCapsule", "pybind11_"))
+    if not free and not isinstance(holder, type):
+        return holder, None
+    module = thing.__module__ if free else holder.__module__
+    home = origin(module)
+    if home is None or thing in DYNAMIC:
+        raise LookupError(f"{module} may do anything")
+    return None, {"named": f"{module}.{thing.__qualname__}", "of": home}
+
+
 def is_own(thing: Any) -> bool:
     """Whether this is a function or a class of the reader's own, whoever decorated it."""
     if isinstance(thing, types.FunctionType):
@@ -202,7 +224,7 @@ def compiled(code: types.CodeType) -> tuple[str, tuple[tuple, ...]]:
             argument = _constant(argument)
         elif step.opcode in dis.hasjrel or step.opcode in dis.hasjabs:
             argument = bisect.bisect_left(offsets, argument)
-        text.append(f"{step.opname} {argument!r}")
+        text.append(f"{step.opname.replace('METHOD', 'ATTR')} {argument!r}")  # imported in the same cell, or not
         if step.opname in _LOOKUPS and argument != "__name__":
             following = itertools.takewhile(lambda s: s.opname in ("LOAD_ATTR", "LOAD_METHOD"), steps[n + 1 : n + 9])
             chains.append((argument, *(s.argval for s in following)))

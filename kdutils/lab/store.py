@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import secrets
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from kdutils.lab import source
-from kdutils.lab.identity import describe, digest, unseen
+from kdutils.lab.identity import describe, digest
+from kdutils.lab.source import source_hash, touched
 
-__all__ = ["Store", "describe", "digest", "key", "unseen"]
+__all__ = ["Store", "describe", "digest", "key", "source_hash", "unseen"]
 
 
 def _number(value: Any) -> Any:
@@ -41,17 +41,23 @@ def key(settings: dict[str, Any]) -> str:
     """The name of a run: a hash of its settings, of the code that produced it, and of torch's version and modes."""
     modes = [str(torch.get_default_dtype()), torch.get_float32_matmul_precision()]
     modes += [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
-    code = [source.source_hash(), describe(source.touched()), torch.__version__]
+    code = [source_hash(), describe(touched()), torch.__version__]
     return hashlib.sha256(_text([settings, code, modes]).encode()).hexdigest()[:20]
 
 
+def unseen(settings: dict[str, Any]) -> list[str]:
+    """What the descriptions among `settings` could not see; nothing where a `version` among them vouches for it."""
+    if settings.get("version") is not None:
+        return []
+    found = [value["unseen"] for value in settings.values() if isinstance(value, dict) and "unseen" in value]
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+
 def _folder(root: str | Path | None) -> Path:
-    named = os.environ.get("KDUTILS_RUNS", "").strip()
-    given = os.path.expandvars(named) or "runs" if root is None else str(root)
-    expanded = os.path.expanduser(given)
-    if expanded.startswith("~") or (root is None and "$" in expanded):
-        what = f"KDUTILS_RUNS={named}" if root is None else given
-        raise ValueError(f"{what} is no folder for runs: nothing says what `~` or `$` stands for in it")
+    given = str(root or "") or os.environ.get("KDUTILS_RUNS", "").strip() or "runs"
+    expanded = os.path.expanduser(given if root else os.path.expandvars(given))
+    if expanded.startswith("~") or (not root and "$" in expanded):
+        raise ValueError(f"runs cannot be kept in {given!r}: nothing says what `~` or `$` stands for in it")
     with contextlib.suppress(OSError):  # where one works may be gone
         return Path(os.path.abspath(expanded))  # a notebook that changes folders keeps its runs in one
     return Path(expanded)
@@ -84,15 +90,16 @@ class Store:
     def path(self, key: str) -> Path:
         return self.root / f"{key}.safetensors"
 
-    def accepts(self, hidden: Sequence[str]) -> bool:
-        """Whether a run can be kept. Not one of which something could not be seen (`unseen`); that is said once."""
-        if hidden:
-            more = f" and {len(hidden) - 1} more" if len(hidden) > 1 else ""
+    def accepts(self, settings: dict[str, Any]) -> bool:
+        """Whether a run with these settings can be kept: not one of which something is `unseen`; that is said once."""
+        first, *others = unseen(settings) or [None]
+        if first is not None:
+            more = f" and {len(others)} more" if others else ""
             self._say(
-                f"this run is not kept: it depends on {hidden[0]}{more}, and a change there would not be seen. To keep "
-                'it, vouch for that by a text of yours, train(..., version="1"), and change the text when it changes'
+                f"this run is not kept: it depends on {first}{more}, and a change there would not be seen. To keep it, "
+                'vouch for that with a text of yours, train(..., version="1"), and change the text when it changes'
             )
-        return not hidden
+        return first is None
 
     def load(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The tensors and metadata saved under `key`, or None."""
@@ -105,12 +112,14 @@ class Store:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             if meta.pop("digest") != _checksum(tensors, meta):
                 raise ValueError("its contents do not match their checksum")
-            if meta.pop("key", None) != key:
+            if "tensors" not in meta:  # kept by an earlier version
+                return None
+            if meta.pop("key") != key:
                 raise ValueError("it was kept under another name")
             kinds = meta.pop("tensors")
             return {n: torch.view_as_complex(tensors[n]) if c else tensors[n] for n, c in kinds}, meta
         except OSError as error:
-            self._say(f"runs cannot be read in {self.root} ({error.strerror}): computing them again")
+            self._say(f"runs cannot be read in {self.root} ({error.strerror or error}): computing them again")
         except Exception as error:  # a foreign file may hold anything
             warnings.warn(f"stored run {path} is damaged ({error}): computing it again", stacklevel=3)
         return None

@@ -99,7 +99,7 @@ def train(
         "version": version,
     }  # fmt: skip
     key = store.key(settings)
-    if runs is not None and not runs.accepts(store.unseen(settings)):
+    if runs is not None and not runs.accepts(settings):
         runs = None
     lengths = curriculum.lengths(steps)
     stored = runs.load(key) if runs is not None else None
