@@ -68,7 +68,7 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
 def size(study: Study, cell: Cell) -> float:
     """About how much work a cell is, in steps of one student."""
     if cell.role == "teacher":
-        return 5.0 * study.settings["teacher_steps"]
+        return 5.0 * {**study.settings, **study.sizes[cell.size]}["teacher_steps"]
     if cell.role == "students":
         return study.students * cell.budget
     values = [len(value) for value in study.arms[cell.arm].values() if isinstance(value, list)]
@@ -95,9 +95,13 @@ def main() -> None:
     def wanted(cell: Cell) -> bool:
         by_budget = not args.budgets or cell.budget in args.budgets
         by_arm = (not args.arms or cell.arm in args.arms) and (not args.main or cell.arm in study.main)
-        return not cell.arm or (by_budget and by_arm)
+        return by_budget and by_arm
 
-    cells = [cell for cell in study.cells() if wanted(cell)]
+    named = [cell for cell in study.cells() if cell.arm and wanted(cell)]
+    if not named:
+        sys.exit(f"{study.name} has budgets {study.budgets} and arms {tuple(study.arms)}; none of these was asked for")
+    needed = {need for cell in named for need in study.needs(cell)}
+    cells = [cell for cell in study.cells() if cell in needed or cell in named]
     left = {cell: size(study, cell) for cell in cells if not records.has(study, cell)}
     if not left:
         print(f"{study.name}: all {len(cells)} cells are done")

@@ -2,8 +2,7 @@
 
 A study is data (`studies/NAME.toml`): the settings of a lab, budgets, teachers, and arms. It expands to *cells* that
 stand on their own: a teacher; the tuning of one arm at one budget, on the first teacher; the students of one arm at
-one budget under one teacher. A cell is a function of the study's data alone, so cells may be done anywhere, in any
-order that `Study.needs` allows, and done again.
+one budget under one teacher. Cells may be done anywhere, in any order that `Study.needs` allows, and done again.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import math
 import time
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +43,7 @@ KINDS = {  # of an arm's curriculum: the options it takes, and those that are li
 VALUES = {"layers": ("each", "last", "at once"), "hidden": ("trained", "untrained")}
 REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf)}  # of extensions
 UNTRAINED = 5000  # added to a teacher's seed: the seed of its untrained control
-COLUMNS = ("role", "teacher", "budget", "arm", "choice", "rate", "seed", "sample", "step", "samples", "flops",
+COLUMNS = ("role", "size", "teacher", "budget", "arm", "choice", "rate", "seed", "sample", "step", "samples", "flops",
            "accuracy", "loss")  # fmt: skip
 
 
@@ -56,9 +55,11 @@ class Cell:
     teacher: int
     budget: int = 0
     arm: str = ""
+    size: str = ""
 
     def __str__(self) -> str:
-        return f"{self.role} {self.teacher}" + (f", {self.budget} steps, {self.arm}" if self.arm else "")
+        arm = f", {self.budget} steps, {self.arm}" if self.arm else ""
+        return f"{self.role} {self.teacher}{arm}" + (f", {self.size}" if self.size else "")
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,14 @@ class Study:
 
     Attributes:
         lab: which lab of `kdutils.lab.lab`.
-        settings: its settings but for the budget and the seeds.
+        settings: its settings but for the budget and the seeds; sizes: by a name, settings that differ among sizes.
         budgets: steps of a student.
         teachers: seeds; the arms are tuned under the first.
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
         evaluations: how many along a budget; an arm may say `evaluate_every` instead.
         tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
         arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the
-            budget, for all stages before the last; `steps`, the same as a number; `gain`, which checkpoint;
-            `weight`, of a hidden loss beside the output.
+            budget, for all stages before the last; `steps`, the same as a number; `gain` of a checkpoint; `weight`.
         main: the arms that come first.
         effect: the smallest effect of interest, stated before the run.
     """
@@ -91,6 +91,7 @@ class Study:
     arms: Mapping[str, Mapping[str, Any]]
     main: tuple[str, ...]
     effect: Mapping[str, Any]
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
 
     @classmethod
     def load(cls, path: Path, smoke: bool = False) -> Study:
@@ -101,9 +102,9 @@ class Study:
             for key, value in small.items():
                 data[key] = {**data[key], **value} if key in ("settings", "tuning") else value
             data["arms"] = {name: data["arms"][name] for name in data["main"]}
-        known = [field.name for field in fields(cls)][1:]
-        if wrong := sorted(set(data) ^ set(known)):
-            raise ValueError(f"{path}: {wrong[0]!r} is unknown or missing; a study has {', '.join(known)}")
+        known = [one.name for one in fields(cls)][1:]
+        if wrong := set(data) ^ set(known) - ({"sizes"} - set(data)):
+            raise ValueError(f"{path}: {min(wrong)!r} is unknown or missing; a study has {', '.join(known)}")
         lists = ("budgets", "teachers", "main")
         return cls(path.stem, **{key: tuple(value) if key in lists else value for key, value in data.items()})
 
@@ -122,20 +123,21 @@ class Study:
     def cells(self) -> list[Cell]:
         """All cells, those first that others need and that say most: small budgets, and the main arms."""
         parts = [[arm for arm in self.arms if (arm in self.main) == first] for first in (True, False)]
-        found = [Cell("teacher", teacher) for teacher in self.teachers]
-        for arms, budget in itertools.product(parts, self.budgets):
-            found += [Cell("tuning", self.teachers[0], budget, arm) for arm in arms]
-            found += [Cell("students", t, budget, arm) for t in self.teachers for arm in arms]
+        found = [Cell("teacher", teacher, size=size) for teacher in self.teachers for size in self.sizes]
+        for arms, budget, size in itertools.product(parts, self.budgets, self.sizes):
+            found += [Cell("tuning", self.teachers[0], budget, arm, size) for arm in arms]
+            found += [Cell("students", t, budget, arm, size) for t in self.teachers for arm in arms]
         return found
 
     def needs(self, cell: Cell) -> list[Cell]:
         """The cells that must be done before `cell`."""
-        teacher, tuning = Cell("teacher", cell.teacher), Cell("tuning", self.teachers[0], cell.budget, cell.arm)
+        teacher = Cell("teacher", cell.teacher, size=cell.size)
+        tuning = replace(cell, role="tuning", teacher=self.teachers[0])
         return {"teacher": [], "tuning": [teacher], "students": [teacher, tuning]}[cell.role]
 
     def fingerprint(self, cell: Cell) -> str:
         """A hash of all that `cell` is a function of, the code apart."""
-        parts: list[Any] = [self.lab, self.settings, str(cell)]
+        parts: list[Any] = [self.lab, {**self.settings, **self.sizes[cell.size]}, str(cell)]
         if cell.arm:
             parts += [self.arms[cell.arm], self.students, self.evaluations, self.tuning]
             parts.append(self.teachers.index(cell.teacher))
@@ -147,7 +149,8 @@ class Study:
         every = self.arms.get(cell.arm, {}).get("evaluate_every", max(1, steps // self.evaluations))
         seeds = [10 * number + i for i in range(1, self.students + 1)]
         own = {"steps": steps, "evaluate_every": every, "seeds": seeds, "tuning_seeds": self.tuning["seeds"]}
-        lab = LABS[self.lab](SimpleNamespace(**self.settings, **own, device=device, profile="study"), runs=runs)
+        own |= {**self.settings, **self.sizes[cell.size], "device": device, "profile": "study"}
+        lab = LABS[self.lab](SimpleNamespace(**own), runs=runs)
         lab.film = False
         return lab
 
@@ -168,6 +171,10 @@ def _wrong_with(arm: Mapping[str, Any]) -> str:
         return f"needs a list {missing[0]!r}"
     wrong = [key for key, values in VALUES.items() if arm.get(key, values[0]) not in values]
     return f"has {wrong[0]} {arm[wrong[0]]!r}; choose one of {', '.join(VALUES[wrong[0]])}" if wrong else ""
+
+
+def label(choice: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value:g}" for key, value in choice.items())
 
 
 def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mapping[str, float], seed: int) -> Curriculum:
@@ -200,11 +207,7 @@ def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mappin
         if layers == "at once":
             early = [WeightedSum(tuple((1.0, signal) for signal in early))]
     stages = (Stage(signal, max(1, round(length / len(early)))) for signal in early)
-    return Curriculum(_label(choice) or kind, (*stages, last))
-
-
-def _label(choice: Mapping[str, float]) -> str:
-    return ", ".join(f"{key} {value:g}" for key, value in choice.items())
+    return Curriculum(label(choice) or kind, (*stages, last))
 
 
 def work(
@@ -244,7 +247,7 @@ def work(
             ranked = ranked[:1] + [rate for rate in ranked if rate < ranked[0]]
             rows = []
             for tried, arm in found.trials:
-                rows += _rows(cell, lab, arm.run, arm.members, _label(tried), tested=False)
+                rows += _rows(cell, lab, arm.run, arm.members, label(tried), tested=False)
             result |= {"rows": rows, "chosen": {"choice": found.choice, "rates": ranked}}
         else:
             choice, *rates = chosen["choice"], *chosen["rates"]
@@ -255,7 +258,7 @@ def work(
                 except DivergenceError:
                     if rate == rates[-1]:
                         raise
-            rows = _rows(cell, lab, run, range(len(run.students)), _label(choice))
+            rows = _rows(cell, lab, run, range(len(run.students)), label(choice))
             result |= {"rows": rows, "facts": {"stages": [list(stage) for stage in run.stages]}}
     result["seconds"] = time.process_time() - started
     runs.save(key, {"none": torch.zeros(1)}, result)
@@ -268,8 +271,8 @@ def _rows(
     """Rows of some members of a run, one an evaluation, and one of the final networks on the test samples."""
     rows, sample = [], _test_sample(lab) if tested else None
     for m in members:
-        front = (cell.role, cell.teacher, cell.budget, cell.arm, choice, run.students.learning_rate_of(m),
-                 run.students.seed_of(m))  # fmt: skip
+        own = (run.students.learning_rate_of(m), run.students.seed_of(m))
+        front = (cell.role, cell.size, cell.teacher, cell.budget, cell.arm, choice, *own)
         at = [(int(run.steps[t]), int(run.samples[t]), float(run.flops[t])) for t in range(len(run.steps))]
         curve = zip(at, run.accuracy[:, m].tolist(), run.loss[:, m].tolist(), strict=True)
         rows += [(*front, "held-out", *where, accuracy, loss) for where, accuracy, loss in curve]

@@ -28,7 +28,7 @@ from kdutils.lab import store
 from kdutils.lab.stats import Times
 from kdutils.lab.study import COLUMNS, Cell, Study, work
 
-ORDER = ["role", "budget", "arm", "teacher", "choice", "rate", "seed", "sample", "step"]
+ORDER = ["role", "size", "budget", "arm", "teacher", "choice", "rate", "seed", "sample", "step"]
 
 
 class Records:
@@ -49,6 +49,8 @@ class Records:
             self.cells = self.about["cells"]
             exact = dict.fromkeys(("rate", "flops", "accuracy", "loss"), float)  # older pandas rounds the last digit
             self.table = pd.read_csv(self.table_path, keep_default_na=False, converters=exact)
+            if "size" not in self.table:
+                self.table.insert(1, "size", "")
 
     def has(self, study: Study, cell: Cell) -> bool:
         """Whether `cell` is done, with the settings that the study has now."""
@@ -57,7 +59,8 @@ class Records:
     def rows(self, cell: Cell) -> pd.DataFrame:
         """The rows of one cell."""
         t = self.table
-        return t[(t.role == cell.role) & (t.teacher == cell.teacher) & (t.budget == cell.budget) & (t.arm == cell.arm)]
+        same = (t.role == cell.role) & (t.teacher == cell.teacher) & (t.budget == cell.budget) & (t.arm == cell.arm)
+        return t[same & (t["size"] == cell.size)]
 
     def add(self, study: Study, cell: Cell, result: Mapping[str, Any]) -> None:
         """Put a finished cell in the place of what was known of it, and write both files."""
@@ -82,27 +85,29 @@ class Records:
         _replace(self.table_path, packed.getvalue())
         _replace(self.path, (json.dumps(self.about, indent=1) + "\n").encode())
 
-    def students(self, arm: str, budget: int, sample: str = "held-out") -> list[pd.DataFrame]:
+    def students(self, arm: str, budget: int, sample: str = "held-out", size: str = "") -> list[pd.DataFrame]:
         """The reported rows of an arm, one table a teacher.
 
         Raises:
             ValueError: when there are none; the message lists the arms and budgets that there are.
         """
         t = self.table[self.table.role == "students"]
-        found = t[(t.arm == arm) & (t.budget == budget) & (t["sample"] == sample)]
+        found = t[(t.arm == arm) & (t.budget == budget) & (t["sample"] == sample) & (t["size"] == size)]
         if found.empty:
-            known = sorted({(str(a), int(b), str(s)) for a, b, s in zip(t.arm, t.budget, t["sample"], strict=True)})
-            raise ValueError(f"no rows of {arm!r} at {budget} steps on {sample!r}; there are {known}")
+            known = sorted({tuple(map(str, one)) for one in t[["arm", "budget", "sample", "size"]].to_numpy()})
+            raise ValueError(f"no rows of {(arm, str(budget), sample, size)}; there are {known}")
         return [rows for _, rows in found.groupby("teacher")]
 
-    def final(self, arm: str, budget: int, measure: str = "accuracy", sample: str = "test") -> list[np.ndarray]:
+    def final(
+        self, arm: str, budget: int, measure: str = "accuracy", sample: str = "test", size: str = ""
+    ) -> list[np.ndarray]:
         """The last `measure` ("accuracy" or "loss") of each student, in the order of seeds, one array a teacher."""
-        return [t.groupby("seed")[measure].last().to_numpy() for t in self.students(arm, budget, sample)]
+        return [t.groupby("seed")[measure].last().to_numpy() for t in self.students(arm, budget, sample, size)]
 
-    def times(self, arm: str, budget: int, threshold: float, axis: str = "samples") -> list[Times]:
+    def times(self, arm: str, budget: int, threshold: float, axis: str = "samples", size: str = "") -> list[Times]:
         """When each student first reached an accuracy, in "samples" or "flops", one `Times` a teacher."""
         found = []
-        for table in self.students(arm, budget):
+        for table in self.students(arm, budget, size=size):
             reached = table[table.accuracy >= threshold].groupby("seed")[axis].min()
             values = reached.reindex(sorted(table.seed.unique())).fillna(np.inf).to_numpy(dtype=float)
             found.append(Times(values, float(table[axis].max())))

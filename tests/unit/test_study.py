@@ -129,8 +129,22 @@ def test_numbers_are_those_of_the_lab(small: Study, tmp_path: Path) -> None:
     (times, _) = records.times("extraction", 60, 0.6)
     np.testing.assert_array_equal(times.values, arm.times(0.6).values)
     assert [len(values) for values in records.final("labels", 60, sample="held-out")] == [2, 2]
-    with pytest.raises(ValueError, match=r"no rows of 'labels' at 61 steps.*'labels', 60"):
+    with pytest.raises(ValueError, match=r"no rows of \('labels', '61', 'test', ''\).*'labels', '60', 'held-out', ''"):
         records.final("labels", 61)
+
+
+def test_sizes_are_trained_side_by_side(small: Study, tmp_path: Path) -> None:
+    """The size that changes nothing gives the numbers of a study without sizes."""
+    plain, _ = run(small, tmp_path / "plain")
+    both, done = run(replace(small, sizes={"as before": {}, "wider": {"student_width": 32}}), tmp_path / "both")
+    assert len(done) == 2 * len(small.cells())
+    for arm in small.arms:
+        old, new, wider = (
+            r.final(arm, 60, "loss", "held-out", size)
+            for r, size in ((plain, ""), (both, "as before"), (both, "wider"))
+        )
+        np.testing.assert_array_equal(old, new)
+        assert (np.array(wider) != np.array(new)).all()
 
 
 def test_teachers_and_their_students_differ(small: Study, tmp_path: Path) -> None:
