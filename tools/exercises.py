@@ -86,8 +86,11 @@ def written(chapter: str) -> str:
             f"book/text/{chapter}.md has lost the comments around its exercises: see tools/template/text.md"
         )
     section, checksum = found.groups()
-    new = "\n".join(["", INTRODUCTION, *map(str, read(chapter)), ""])
-    if section.strip() and section != new and _checksum(section) != checksum:
+    try:
+        new = "\n".join(["", INTRODUCTION, *map(str, read(chapter)), ""])
+    except SyntaxError as error:
+        raise ValueError(f"book/exercises/{chapter}.md: the code of a solution is no Python ({error})") from None
+    if section.strip() not in ("", new.strip()) and _checksum(section) != checksum:
         known = set(new.splitlines())
         line = next((line for line in section.splitlines() if line not in known), "")
         raise ValueError(

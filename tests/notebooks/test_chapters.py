@@ -1,6 +1,7 @@
 """Chapters: paired with their text by content, and built to the same plan."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -227,6 +228,8 @@ def test_a_chapter_is_executed_again_only_when_something_has_changed(tmp_path, m
 
     monkeypatch.setattr(execute, "execute", pretend)
     monkeypatch.setattr(execute.exercises, "write", lambda: None)
+    for name in ("KDUTILS_PROFILE", "KDUTILS_QUIET", "KDUTILS_RESULTS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "as before")  # so that what `main` sets is taken back
     (tmp_path / "_build" / "smoke").mkdir(parents=True)
 
     def run(*names):
@@ -236,6 +239,7 @@ def test_a_chapter_is_executed_again_only_when_something_has_changed(tmp_path, m
         return done
 
     assert run() == ["01_one", "02_two"] and run() == []
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "", "smoke and book compute on the processor, as their records did"
     (execute.TEXT / "02_two.md").write_text("other")
     assert run() == ["02_two"] and run("01_one") == ["01_one"]
     (execute.destination("smoke") / "01_one.ipynb").unlink()

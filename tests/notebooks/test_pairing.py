@@ -129,6 +129,7 @@ def test_exercises_changed_at_their_source_are_written_anew(mini):
         ("exercises", lambda s: "Some words.\n\n" + s, "begin with `**1 (easy).**`, not with 'Some words.'"),
         ("exercises", lambda s: s.replace("```python", "```"), "a python block and a remark"),
         ("exercises", lambda s: "", "begin with `**1 (easy).**`"),
+        ("exercises", lambda s: s.replace("return", "return ("), "the code of a solution is no Python"),
         ("text", lambda s: s.replace("<!-- /exercises -->", ""), "has lost the comments around its exercises"),
     ],
 )
