@@ -256,20 +256,13 @@ class _Loop:
 
 def _cause(bound: Bound, x: torch.Tensor, y: torch.Tensor, seed: int) -> str | None:
     """What else than a learning rate can have made a loss that is not finite, on one batch a seed."""
-    bad = reading.nonfinite(x[seed])
+    bad = reading.nonfinite(x[seed : seed + 1])
     if bad is not None:
-        return f"the task's inputs are not finite at sample {bad} of the batch"
+        return f"the task's inputs are not finite (batch: {bad})"
     if not y.is_floating_point() and bool((y[seed] == losses.IGNORE).all()):
         return "no position of the batch has a label"
-    targets = [t for t in _tensors(bound.target(x, y)) if len(t) == len(x)]
-    found = [bad for t in targets if (bad := reading.nonfinite(t[seed])) is not None]
-    return f"the teacher's output is not finite at sample {found[0]} of the batch" if found else None
-
-
-def _tensors(nested: Any) -> list[torch.Tensor]:
-    if isinstance(nested, tuple):
-        return [tensor for part in nested for tensor in _tensors(part)]
-    return [nested]
+    bad = reading.nonfinite(bound.target(x, y))
+    return None if bad is None else f"the teacher's output is not finite (batch: {bad})"
 
 
 def _tell_of_modes(students: Ensemble, x: torch.Tensor) -> None:

@@ -284,9 +284,9 @@ class Broken(nn.Module):
 
 
 def test_the_cause_is_named() -> None:
-    with pytest.raises(ValueError, match=r"at step 5: the task's inputs are not finite at sample 5 of the batch"):
+    with pytest.raises(ValueError, match=r"at step 5: the task's inputs are not finite .*sample 5"):
         fit(Holed(6, 2))
-    with pytest.raises(ValueError, match=r"at step 1: the teacher's output is not finite at sample \d+ of the batch"):
+    with pytest.raises(ValueError, match=r"at step 1: the teacher's output is not finite .*sample \d+"):
         fit(plan=curriculum.one_shot(Broken()))
     with pytest.raises(DivergenceError, match="try a smaller learning rate, such as"):
         train(Ensemble(partial(MLP, 6, 8), [1], [1e30]), TASK, curriculum.from_labels(), steps=9, held_out=8)
