@@ -112,11 +112,10 @@ class Ensemble:
         network.load_state_dict({name: value[index] for name, value in state.items()}, strict=False)
         return network.eval()
 
-    def width_at(self, path: str, x: torch.Tensor) -> int:
-        """Size of the last dimension of what the module at `path` outputs; `x` is any valid input."""
-        reading.module_at(self.skeleton, path)
-        with torch.no_grad():
-            return self.outputs(x[:, :1], (path,))[path].shape[-1]
+    @torch.no_grad()
+    def shape_at(self, path: str, x: torch.Tensor) -> torch.Size:
+        """(batch, ...), the shape of what a member's module at `path` returns when all read `x` (seeds, batch, ...)."""
+        return self.outputs(x, (path,))[path].shape[1:]
 
     def with_parameters(self, parameters: dict[str, torch.Tensor]) -> Ensemble:
         """The same seeds, learning rates and shape, with other (stacked) parameters."""
