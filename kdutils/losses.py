@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,18 +12,8 @@ from torch.nn import functional as F
 IGNORE = -100  # the label of a position where nothing is asked (torch's default ignore_index)
 
 
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """A block in float32, also where the caller has turned autocast on."""
-    on = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
-
-
 def pair(values: torch.Tensor, weights: torch.Tensor | None) -> Any:
-    """(values, weights), or the values alone where all count (on a GPU a look at the weights would have to wait)."""
+    """(values, weights), or the values alone where all count (a look at a GPU's weights would have to wait for them)."""
     return values if weights is None or (weights.device.type == "cpu" and weights.all()) else (values, weights)
 
 
@@ -34,7 +23,7 @@ def unpair(target: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def only(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """(..., units), with 0 where `weights` (...) is False: 0 times NaN is NaN, so first of all, and then arithmetic."""
+    """(..., units), 0 where `weights` (...) is False: to be done before any arithmetic, for 0 times NaN is NaN."""
     return values if weights is None else values.masked_fill(~weights[..., None], 0)
 
 
@@ -50,15 +39,14 @@ def where(weights: torch.Tensor | None, function: Callable[..., torch.Tensor], *
     return some.new_zeros(weights.numel()).index_copy(0, here, some).view(weights.shape)
 
 
-def nats(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy by position where every label counts: logits (..., classes), labels (...) -> (...)."""
-    return F.cross_entropy(_wide(logits).flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
-
-
 def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Nats by position: logits (..., classes), labels (...) -> (...), 0 where the label is `IGNORE`."""
     if logits.shape[:-1] != y.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need labels {tuple(logits.shape[:-1])}, not {tuple(y.shape)}")
+
+    def nats(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(_wide(z).flatten(0, -2), t.flatten(), reduction="none").view(t.shape)
+
     return where(unpair(pair(y, y != IGNORE))[1], nats, logits, y)
 
 
@@ -136,3 +124,7 @@ def check_temperatures(*temperatures: float) -> None:
     """Raise ValueError unless all are positive and finite."""
     if not all(0 < t < math.inf for t in temperatures):
         raise ValueError(f"temperatures must be positive, not {temperatures}; for argmax labels take a small one, 1e-3")
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -83,7 +83,7 @@ class Labels:
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
             labels, asked = losses.unpair(target)
-            return mean(losses.where(asked, losses.nats, values[reading.OUTPUT], labels), asked)
+            return mean(losses.cross_entropy(values[reading.OUTPUT], labels), asked)
 
         return Bound((reading.OUTPUT,), lambda x, y: losses.pair(y.long(), y != IGNORE), loss)
 
@@ -172,19 +172,19 @@ class _Layer:
             raise ValueError(f"positions={self.positions!r}: nothing counts in a calibration sample")
         if bad := reading.nonfinite((h,) if weights is None else (h, weights)):
             raise ValueError(f"`{self.layer}` of {self.name} is not finite at {bad} of the calibration sample")
-        with losses.full_precision(h.device):  # in float32, also where the caller has turned it on
+        with torch.autocast(h.device.type, enabled=False):  # in float32, also where the caller has turned it on
             sample = h.flatten(1, -2), None if weights is None else weights.flatten(1)
             teach, compare, drawn = self._start(students, *sample, width)
 
         def target(x: Any, y: Any) -> Any:
             h, weights = read(x, y)
-            with losses.full_precision(h.device):
+            with torch.autocast(h.device.type, enabled=False):
                 wanted = teach(h.flatten(1, -2)).unflatten(1, h.shape[1:-1])
             return losses.pair(wanted, weights)
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
             h, wanted, weights = reading.pairs(values[self.student_layer], target, self.units)
-            with losses.full_precision(h.device):
+            with torch.autocast(h.device.type, enabled=False):
                 return compare(h, wanted, weights)
 
         return Bound((self.student_layer,), target, loss, **drawn)
@@ -242,10 +242,8 @@ class Hidden(_Layer):
         def row(h: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
             return 0.5 * (normal(h) - wanted).square().sum(-1)
 
-        def compare(h: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-            return mean(losses.where(weights, row, h, wanted), weights)
-
         drawn = dict(zip(map(str, students.seeds), streams, strict=True)) if self.redraw else {}
+        compare = lambda h, wanted, weights: mean(losses.where(weights, row, h, wanted), weights)
         return teach, compare, {"tensors": {"projection": projection}, "generators": drawn}
 
     def __str__(self) -> str:
