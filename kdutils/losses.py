@@ -13,7 +13,7 @@ IGNORE = -100  # the label of a position where nothing is asked (torch's default
 
 
 def pair(values: torch.Tensor, weights: torch.Tensor | None) -> Any:
-    """(values, weights), or the values alone where all count (a look at a GPU's weights would have to wait for them)."""
+    """(values, weights), or the values alone where all count (a look at a GPU's weights would have to wait)."""
     return values if weights is None or (weights.device.type == "cpu" and weights.all()) else (values, weights)
 
 
@@ -94,7 +94,7 @@ def divergence(student_logits: torch.Tensor, teacher: torch.Tensor, temperature:
     """`distillation_loss` by position, of the teacher's `tempered` logits: (..., classes) -> (...)."""
     check_classes(student_logits.shape[-1], teacher.shape[-1])
     gaps, p = teacher - tempered(student_logits, temperature), teacher.exp()
-    if teacher.device.type != "cpu" or teacher.amin() < -80:
+    if teacher.device.type != "cpu" or (teacher.numel() and teacher.amin() < -80):
         gaps = gaps.masked_fill(p == 0, 0)  # 0 log 0 is 0, but 0 times a difference with -inf is NaN
     each = (p * gaps).sum(-1)
     return (each if temperature == 1 else temperature**2 * each).to(_wide(student_logits).dtype)

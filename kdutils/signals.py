@@ -242,8 +242,10 @@ class Hidden(_Layer):
         def row(h: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
             return 0.5 * (normal(h) - wanted).square().sum(-1)
 
+        def compare(h: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+            return mean(losses.where(weights, row, h, wanted), weights)
+
         drawn = dict(zip(map(str, students.seeds), streams, strict=True)) if self.redraw else {}
-        compare = lambda h, wanted, weights: mean(losses.where(weights, row, h, wanted), weights)
         return teach, compare, {"tensors": {"projection": projection}, "generators": drawn}
 
     def __str__(self) -> str:
