@@ -133,6 +133,7 @@ def main() -> None:
     if unknown:
         sys.exit(f"no chapter {unknown[0]!r}: there are {', '.join(chapters())}")
     try:  # before the first is executed
+        exercises.texts()
         for name in options.names or chapters():
             pairing.refuse_lost_edits(BOOK, name)
             pairing.read(TEXT / f"{name}.md")

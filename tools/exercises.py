@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import nbformat
 import notes
 import pairing
 
@@ -55,7 +56,7 @@ def read(chapter: str) -> list[Exercise]:
     Raises:
         ValueError: for an exercise that is not built as above.
     """
-    source = (BOOK / "exercises" / f"{chapter}.md").read_text(encoding="utf-8-sig")
+    source = pairing.text_of(BOOK / "exercises" / f"{chapter}.md")
     before, *parts = re.split(r"^(?=\*\*\d+ \()", source, flags=re.MULTILINE)
     if before.strip() or not parts:
         raise ValueError(f"book/exercises/{chapter}.md: begin with `**1 (easy).**`, not with {before.strip()[:60]!r}")
@@ -74,47 +75,59 @@ def written(chapter: str) -> str:
     """The chapter's text with its exercises as their source says.
 
     Raises:
-        ValueError: when the exercises in the text are not as they were written there: somebody has edited them.
+        ValueError: when the exercises in the text or the notebook are not as they were written there: somebody has
+            edited them.
     """
-    path = BOOK / "text" / f"{chapter}.md"
+    path, notebook = BOOK / "text" / f"{chapter}.md", BOOK / f"{chapter}.ipynb"
     if not path.exists():
         raise ValueError(f"book/exercises/{chapter}.md belongs to no chapter: there is no book/text/{chapter}.md")
-    text = path.read_text(encoding="utf-8-sig")
+    text = pairing.text_of(path)
     found = SECTION.search(text)
     if found is None:
         raise ValueError(
             f"book/text/{chapter}.md has lost the comments around its exercises: see tools/template/text.md"
         )
-    section, checksum = found.groups()
     try:
         new = "\n".join(["", INTRODUCTION, *map(str, read(chapter)), ""])
     except SyntaxError as error:
         raise ValueError(f"book/exercises/{chapter}.md: the code of a solution is no Python ({error})") from None
+    _refuse_edited(f"book/text/{chapter}.md", found, new, chapter)
+    if notebook.exists():
+        prose = "\n\n".join(c.source for c in nbformat.read(notebook, 4).cells if c.cell_type == "markdown")
+        _refuse_edited(f"book/{chapter}.ipynb", SECTION.search(prose), new, chapter)
+    return text[: found.start()] + f"{BEGIN}{new}<!-- /exercises {_checksum(new)} -->\n" + text[found.end() :]
+
+
+def _refuse_edited(where: str, found: re.Match[str] | None, new: str, chapter: str) -> None:
+    section, checksum = found.groups() if found else ("", "")
     if section.strip() not in ("", new.strip()) and _checksum(section) != checksum:
         known = set(new.splitlines())
         line = next((line for line in section.splitlines() if line not in known), "")
         raise ValueError(
-            f"book/text/{chapter}.md: its exercises were edited there or in the notebook ({line.strip()[:60]!r}). "
-            f"Edit book/exercises/{chapter}.md instead, to the same words, or empty the text between the two comments "
-            "(the lines above the first exercise stand in tools/exercises.py)"
+            f"{where}: its exercises were edited there ({line.strip()[:60]!r}). Edit book/exercises/{chapter}.md "
+            "instead, to the same words, or empty the text between the two comments (the lines above the first "
+            "exercise stand in tools/exercises.py)"
         )
-    return text[: found.start()] + f"{BEGIN}{new}<!-- /exercises {_checksum(new)} -->\n" + text[found.end() :]
 
 
 def _checksum(section: str) -> str:
     return hashlib.sha256(section.strip().encode()).hexdigest()[:8]
 
 
-def write() -> None:
-    """Bring every chapter's text up to date.
+def texts() -> dict[str, str]:
+    """The text of every chapter that has exercises, as it should be.
 
     Raises:
         ValueError: for exercises that are not built as above, and for edits that would be lost.
     """
-    new = {path.stem: written(path.stem) for path in sorted((BOOK / "exercises").glob("*.md"))}  # all, or none
-    for name, text in new.items():
+    return {path.stem: written(path.stem) for path in sorted((BOOK / "exercises").glob("*.md"))}
+
+
+def write() -> None:
+    """Bring every chapter's text up to date; raises what `texts` does."""
+    for name, text in texts().items():  # all, or none
         path = BOOK / "text" / f"{name}.md"
-        if path.read_text(encoding="utf-8-sig") != text:
+        if pairing.text_of(path) != text:
             pairing.refuse_lost_edits(BOOK, name)
             notes.replace(path, text)
 

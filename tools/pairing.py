@@ -21,17 +21,24 @@ MYST = {"extension": ".md", "format_name": "myst", "notebook_metadata_filter": "
 SWALLOWED = re.compile(r"(`{3}|~{3})\{(code|raw)-cell\}")
 
 
+def text_of(path: Path) -> str:
+    """What a file of the book says; a byte order mark is passed over. Raises a ValueError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        name = f"book/{path.parent.name}/{path.name}"
+        raise ValueError(f"{name} is not UTF-8 text (see byte {error.start}): save it as UTF-8") from None
+
+
 def read(path: Path) -> nbformat.NotebookNode:
-    """The cells of a chapter's text; a byte order mark is passed over.
+    """The cells of a chapter's text.
 
     Raises:
         ValueError: for a text whose cells cannot be told apart; the message says where and how to mend it.
     """
-    name = f"book/text/{path.name}"
+    name, text = f"book/text/{path.name}", text_of(path)
     try:
-        notebook = _parsed(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8 text (see byte {error.start}): save it as UTF-8") from None
+        notebook = _parsed(text)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
     for cell in notebook.cells:

@@ -98,18 +98,34 @@ def test_an_exercise_edited_in_jupyter_is_refused_and_kept(executed, later):
             assert status == 1 and "Traceback" not in said and len(said.splitlines()) == 1
             assert all(needle in said for needle in needles), said
 
-    # not yet synced, and the exercises have changed too: writing them would make the text the newer of the two
     source = mini.root / "book" / "exercises" / "01_mini.md"
-    source.write_text(source.read_text(encoding="utf-8").replace("easy", "medium"), encoding="utf-8")
-    refused("book/01_mini.ipynb was edited", "jupytext --sync book/01_mini.ipynb")
-    source.write_text(source.read_text(encoding="utf-8").replace("medium", "easy"), encoding="utf-8")
+    refused("book/01_mini.ipynb: its exercises were edited", "Edit book/exercises/01_mini.md", "Treble it.")
     jupytext(["--quiet", "--sync", str(mini.notebook)])
     assert "Treble it." in mini.text.read_text(encoding="utf-8")
-    refused("book/exercises/01_mini.md", "Treble it.")
+    refused("book/text/01_mini.md: its exercises were edited", "Edit book/exercises/01_mini.md", "Treble it.")
     assert "Treble it." in mini.text.read_text(encoding="utf-8") + nbformat.read(mini.notebook, 4).cells[-1].source
     # the same words in the right place end it
     source.write_text(source.read_text(encoding="utf-8").replace("Double it.", "Treble it."), encoding="utf-8")
     assert mini.run("../tools/exercises.py") == (0, "")
+
+
+def test_what_was_edited_in_jupyter_and_not_synced_is_refused_and_kept(executed, later):
+    shutil.copy(executed.executed, executed.notebook)
+    edited = nbformat.read(executed.notebook, 4)
+    edited.cells[0].source += "\n\nOne more sentence."
+    save_as_jupyter_does(edited, executed.notebook)
+    later(executed.notebook)
+    status, said = executed.execute("01_mini")
+    assert status == 1 and "run `jupytext --sync book/01_mini.ipynb` to keep it" in said and len(said.splitlines()) == 1
+    # the exercises have changed too: writing them would make the text the newer of the two
+    source = executed.root / "book" / "exercises" / "01_mini.md"
+    source.write_text(source.read_text(encoding="utf-8").replace("easy", "medium"), encoding="utf-8")
+    status, said = executed.run("../tools/exercises.py")
+    assert status == 1 and "run `jupytext --sync book/01_mini.ipynb` to keep it" in said
+    jupytext(["--quiet", "--sync", str(executed.notebook)])
+    assert executed.run("../tools/exercises.py") == (0, "")
+    text = executed.text.read_text(encoding="utf-8")
+    assert "One more sentence." in text and "**1 (medium).**" in text
 
 
 def test_exercises_changed_at_their_source_are_written_anew(mini):
@@ -191,10 +207,11 @@ def test_a_text_that_cannot_be_read_says_where(mini, before, after, says):
     assert "book/text/01_mini.md: " in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
-def test_a_text_of_another_encoding_says_so(mini):
-    mini.text.write_bytes(mini.text.read_text(encoding="utf-8").replace("Mini", "Größe").encode("latin-1"))
+@pytest.mark.parametrize("kind", ["text", "exercises"])
+def test_a_text_of_another_encoding_says_so(mini, kind):
+    (mini.root / "book" / kind / "01_mini.md").write_bytes("# Größe".encode("latin-1"))
     status, said = mini.execute()
-    assert status == 1 and "save it as UTF-8" in said and len(said.splitlines()) == 1
+    assert status == 1 and f"book/{kind}/01_mini.md is not UTF-8 text" in said and len(said.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
