@@ -185,8 +185,16 @@ def publish(
     path, why = results_path(chapter, settings), _not_the_books(chapter, settings)
     text = json.dumps(_finite(record), indent=1, ensure_ascii=False) + "\n"
     kept = files.write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
-    where = f"kept in {path}" if kept else "not kept"
+    where = f"kept in {_shown(path)}" if kept else "not kept"
     return Box(claims, "" if kept and not why else f"Numbers of your run, {where}{why and f' ({why})'}.")
+
+
+def _shown(path: Path) -> Path:
+    """A path as a reader would write it, from where the reader works."""
+    try:
+        return path.relative_to(Path.cwd())
+    except (OSError, ValueError):
+        return path
 
 
 def cost(runs: Mapping[str, Run]) -> dict[str, Any]:

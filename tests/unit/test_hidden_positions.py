@@ -121,10 +121,8 @@ def test_asked_positions_of_the_calibration_alone_fix_the_scale(students: Ensemb
 def test_tokens_need_the_id_of_padding(students: Ensemble, batch: Batch) -> None:
     with pytest.raises(ValueError, match="needs the id of padding: give padding=ID"):
         Hidden(deep(8), "0", "0", positions="tokens")
-    said, known = (
-        Hidden(deep(8), "0", "0", positions="tokens", padding=PAD),
-        Hidden(deep(8, PAD), "0", "0", positions="tokens"),
-    )
+    said = Hidden(deep(8), "0", "0", positions="tokens", padding=PAD)
+    known = Hidden(deep(8, PAD), "0", "0", positions="tokens")
     assert torch.equal(losses(said, students, batch), losses(known, students, batch))
 
 
