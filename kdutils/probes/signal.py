@@ -79,6 +79,14 @@ class Shares:
         return 1 + (share * self.d - start) / gain if gain > 0 else math.inf
 
     @property
+    def excess(self) -> float:
+        """What the support has more than its part: on - (k / d) (on + off).
+
+        From few samples the expected share leaves chance, k / d, at the rate excess / d a sample.
+        """
+        return self.on - len(self.support) / self.d * (self.on + self.off)
+
+    @property
     def visible(self) -> float:
         """Samples at which a bit of the support carries as much signal as noise: 1 / (mean share on the support)."""
         return len(self.support) / self.on if self.on > 0 else math.inf

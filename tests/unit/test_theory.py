@@ -81,6 +81,8 @@ def test_expected_share_is_the_ratio_of_expected_energies_and_needed_inverts_it(
         n = found.needed(share)
         assert n == 1 or found.expected(n) == pytest.approx(share)
     assert found.needed(found.limit * 1.001 + 1e-9) == math.inf or found.limit < 1 / 3
+    step = 1e-4  # the slope at one sample, which shows chance
+    assert (found.expected(1 + step) - 2 / 6) / step == pytest.approx(found.excess / 6, rel=1e-3)
     halfway = 1 + 6 / (found.on + found.off)  # where signal and noise are alike the share is half-way to its limit
     assert found.expected(halfway) == pytest.approx((found.limit + 2 / 6) / 2)
 
@@ -208,6 +210,39 @@ def test_a_layer_that_sees_the_support_alone_needs_samples_in_proportion_to_d() 
         assert found.off < 1e-12
         needed.append((found.needed() - 1) / (d - 6) if d > 6 else found.on)
     assert needed[1] == pytest.approx(1 / needed[0], rel=1e-5)  # (d - 2k) / on, with the same `on`
+
+
+def test_one_view_decides_every_bit_from_the_samples_that_hoeffding_asks_for() -> None:
+    """Labels seen by one gate, thresholded half-way between c_{k-1} and c_{k+1}: wrong in at most a share delta."""
+    d, k, bias, delta = 8, 2, 0.3, 0.2
+    inside, outside = (abs(theory.gate_coefficient(d, j, bias)) for j in (k - 1, k + 1))
+    n = math.ceil(8 * math.log(2 * d / delta) / (inside - outside) ** 2)
+    wrong, x = 0, probes.cube(d)
+    view = sign(bits(d, k))(x) * (x.sum(1) / d**0.5 + bias > 0)
+    for seed in range(50):
+        rows = torch.randint(0, 2**d, (n,), generator=seeding.generator(seed, "rows"))
+        seen = probes.coefficients(view[rows], x[rows]).abs() > (inside + outside) / 2
+        wrong += seen.tolist() != [i < k for i in range(d)]
+    assert wrong <= delta * 50
+
+
+def test_a_query_tells_few_supports_apart() -> None:
+    """The squares of what a query's answers owe to the support add up to at most 1, and do to 1 for a parity."""
+    d, k = 8, 3
+    supports = list(itertools.combinations(range(d), k))
+    x = probes.cube(d).double()
+    for seed in range(5):
+        query = family(d, 2, seed).clamp(-1, 1)  # its values at y = +1 and at y = -1
+        answers = []
+        for s in supports:
+            y = x[:, list(s)].prod(1)
+            answers.append(torch.where(y > 0, query[:, 0], query[:, 1]).mean() - query.mean())
+        assert torch.stack(answers).square().sum() <= 1
+        tolerance = 0.05
+        assert (torch.stack(answers).abs() > tolerance).sum() < tolerance**-2
+    own = x[:, [0, 1, 2]].prod(1)
+    aimed = [(x[:, list(s)].prod(1) * own).mean().item() for s in supports]
+    assert sum(a**2 for a in aimed) == 1
 
 
 # Proposition 3: blindness
