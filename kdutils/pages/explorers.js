@@ -1,4 +1,4 @@
-// A small drawing kit (axes, lines, bars, labelled controls) and the three explorers made with it.
+// A small drawing kit (axes, lines, bars, labelled controls) and the four explorers made with it.
 // Each is given plain data and an element to fill. Nothing is fetched and nothing is computed but ratios.
 
 const DRAWN = new Set(["svg", "g", "path", "line", "rect", "circle", "text"]);
@@ -255,7 +255,39 @@ function projections(data, el) {
   draw();
 }
 
-const KINDS = { "Curriculum player": player, "Checkpoint picker": picker, "Projection lab": projections };
+function shares(data, el) {
+  const words = status(), ks = [...new Set(data.cases.map((c) => c.k))], chosen = { k: data.start[0] };
+  const options = () => data.cases.filter((c) => c.k === chosen.k), lift = Math.log10;
+  const share = (s, n, c) => ((n - 1) * s.on + c.k) / ((n - 1) * (s.on + s.off) + c.d);
+  const scatter = (v, r, c) => v * (1 - v) * Math.sqrt((2 / r) * (1 / c.k + 1 / (c.d - c.k)));
+  const powers = [...Array(Math.floor(lift(data.samples.at(-1)) + 1e-9) + 1).keys()];
+  const curve = chart({ x: [0, lift(data.samples.at(-1))], y: [0, 1], xlabel: "samples of the first step", ylabel: "share on the support", height: 260, named: powers.map((p) => [p, short(10 ** p)]) });
+  const which = select("Bits on the support, k", ks.map(String), ks.indexOf(chosen.k), (i) => ((chosen.k = ks[i]), fit(data.start[1]), draw()));
+  const bits = slider("Bits, d", 0, 0, (i) => whole(options()[i].d), () => draw());
+  const many = slider("Samples", data.samples.length - 1, Math.floor(data.samples.length / 2), (i) => whole(data.samples[i]), () => draw());
+  const views = slider("Random views of the layer", data.views.length - 1, data.views.length - 1, (i) => whole(data.views[i]), () => draw());
+  function fit(d) {
+    bits.input.max = options().length - 1;
+    bits.input.value = Math.max(0, options().findIndex((c) => c.d === d));
+    bits.input.disabled = options().length === 1;
+    bits.told();
+  }
+  const draw = () => {
+    const c = options()[+bits.input.value], n = data.samples[+many.input.value], r = data.views[+views.input.value], x = data.samples.map(lift);
+    const now = c.signals.map((s) => ({ ...s, ...data.looks[s.look], y: data.samples.map((v) => share(s, v, c)), at: share(s, n, c) }));
+    const layer = now.find((s) => s.name === data.banded), reach = layer.y.map((v) => scatter(v, r, c));
+    const clip = (sign) => layer.y.map((v, i) => Math.min(1, Math.max(0, v + sign * reach[i])));
+    curve.show([level(c.k / c.d), rule(lift(n)), band(x, clip(-1), clip(1), layer), ...now.flatMap((s) => [line(x, s.y, s), dot(lift(n), s.at, s, 4), ...s.points.map(([m, v]) => dot(lift(m), v, s, 5, 0.6))])],
+      [strong(`k = ${c.k}, d = ${c.d}: `), "lines computed, larger dots recorded"], `Expected share of a first step on the support against samples, for ${now.map((s) => s.name).join(", ")}.`);
+    words.say(`k = ${c.k}, d = ${c.d}, ${whole(n)} samples; chance is ${percent(c.k / c.d)}.`, ...now.map((s) => `${s.name}: ${percent(s.at)} of the step on the support, ${s.half === null ? "never one half" : `one half at ${whole(s.half)} samples`}.`),
+      `With ${whole(r)} random views one draw of the ${layer.name} line scatters by ±${(100 * scatter(layer.at, r, c)).toFixed(1)} points.`);
+  };
+  el.append(make("div", { class: "kd-controls" }, which.host, bits.host, many.host, views.host), curve.host, make("p", { class: "kd-keys" }, ...data.looks.map((look) => key(look, look.name))), words.host);
+  fit(data.start[1]);
+  draw();
+}
+
+const KINDS = { "First step": shares, "Curriculum player": player, "Checkpoint picker": picker, "Projection lab": projections };
 
 function render({ model, el }) {
   const kind = model.get("kind"), host = make("section", { class: "kd-explorer", "aria-label": kind }, make("p", { class: "kd-title" }, kind));

@@ -23,6 +23,7 @@ from kdutils.lab.lab import THRESHOLD
 from kdutils.lab.stats import Arm
 from kdutils.lab.training import Run
 from kdutils.pages import plots
+from kdutils.probes.signal import Shares
 from kdutils.tasks.parity import SparseParity
 
 LIMIT = 12_000  # numbers in one explorer: about 80 kB
@@ -123,6 +124,39 @@ def projection_lab(arms: Mapping[tuple[str, int], Arm], threshold: float = THRES
     ]  # fmt: skip
     looks = [{"name": name, "colour": plots._SPARE[i % len(plots._SPARE)], "dash": []} for i, name in enumerate(names)]
     return Explorer("Projection lab", {"threshold": threshold, "projections": looks, "arms": shown})
+
+
+def first_step(
+    cases: Mapping[tuple[int, int], Mapping[str, Shares]],
+    points: Mapping[tuple[int, int], Mapping[str, Sequence[tuple[float, float]]]],
+    start: tuple[int, int],
+    banded: str = "extraction",
+) -> Explorer:
+    """Choose a parity, a number of samples and of views: the computed share of each signal, and recorded points.
+
+    Args:
+        cases: by (k, d), the shares of each signal, by its name.
+        points: by (k, d) and name, recorded (samples, share on the support).
+        start: the (k, d) shown first.
+        banded: the signal whose scatter over draws of a Gaussian projection is shown; every case has it.
+
+    Raises:
+        ValueError: when `start` is none of the cases, or a case lacks the banded signal.
+    """
+    if start not in cases or any(banded not in signals for signals in cases.values()):
+        raise ValueError(f"start, {start}, must be one of the cases, and each must hold {banded!r}")
+    names = list(dict.fromkeys(name for signals in cases.values() for name in signals))
+    shown = [
+        {"k": k, "d": d, "signals": [
+            {"look": names.index(name), "on": float(f"{s.on:.4g}"), "off": float(f"{s.off:.4g}"),
+             "half": _finite(s.needed()), "points": [_round(p) for p in points.get((k, d), {}).get(name, ())]}
+            for name, s in signals.items()]}
+        for (k, d), signals in sorted(cases.items())
+    ]  # fmt: skip
+    samples = np.unique(np.geomspace(1, 1e6, 61).round().astype(int)).tolist()
+    data = {"cases": shown, "looks": [_look(n, i) for i, n in enumerate(names)], "samples": samples,
+            "views": [2**p for p in range(9)], "start": list(start), "banded": banded}  # fmt: skip
+    return Explorer("First step", data)
 
 
 def still(player: Explorer, axes: Sequence[Axes]) -> None:

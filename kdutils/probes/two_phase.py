@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,3 +68,30 @@ def first_gradients(students: Students, task: Any, signal: Signal, batches: Sequ
             seen += n
         found[batch] = total / seen
     return found
+
+
+def stepped(students: Students, gradients: torch.Tensor, largest: float = 2.0) -> Students:
+    """The networks after the first phase: the hidden weights are the step alone, scaled so that the largest is 2.
+
+    Args:
+        gradients: (members, width, d), from `first_gradients` or exact ones.
+    """
+    weight = -largest * gradients / gradients.abs().amax((1, 2), keepdim=True)
+    return students.with_parameters({**students.parameters, "hidden.weight": weight})
+
+
+@torch.no_grad()
+def fitted(network: MLP, x: torch.Tensor, target: torch.Tensor, size: float = 1.0) -> MLP:
+    """The network after the second phase: its readout is the least-squares fit of a target on a frozen hidden layer.
+
+    Args:
+        x: (n, d) inputs; target: (n,) in [-1, 1], +1 for class 0.
+        size: the difference of the two logits is 2 `size` times the fit: how sure the network is.
+    """
+    network = copy.deepcopy(network)
+    h = network.act(network.hidden(x)).double()
+    rows = torch.cat([h, torch.ones_like(h[:, :1])], 1)
+    weights = torch.linalg.lstsq(rows, target.double()[:, None], driver="gelsd").solution[:, 0].float() * size
+    network.readout.weight.copy_(torch.stack([weights[:-1], -weights[:-1]]))
+    network.readout.bias.copy_(torch.stack([weights[-1], -weights[-1]]))
+    return network

@@ -12,7 +12,9 @@ from kdutils.lab.store import Store
 from kdutils.pages import explorers, profiles
 
 pytestmark = pytest.mark.skipif(not SITE.exists(), reason=f"no site at {SITE.name}: run `make site` first")
-WHERE = {"Checkpoint picker": "03_progressive", "Curriculum player": "04_extraction", "Projection lab": "lab"}
+WHERE = {"Checkpoint picker": "03_progressive", "Curriculum player": "04_extraction", "Projection lab": "lab",
+         "First step": "05_why"}  # fmt: skip
+CONTROLS = {"Checkpoint picker": 1, "Curriculum player": 4, "Projection lab": 3, "First step": 4}
 TINY = {
     "d": 6, "k": 2, "teacher_width": 64, "teacher_steps": 300, "keep_every": 300, "student_width": 24, "batch": 32,
     "steps": 120, "evaluate_every": 10, "tuning_seeds": [100], "learning_rates": [1.0],
@@ -80,7 +82,7 @@ def test_every_control_moves_what_is_drawn_and_said(driven, kind):
             assert (step["words"] != before["words"]) == moved or step["control"] == "Play", place
             before = step
         labels = {step["control"] for step in report["steps"]}
-        assert len(labels) == {"Checkpoint picker": 1, "Curriculum player": 4, "Projection lab": 3}[kind], labels
+        assert len(labels) == CONTROLS[kind], labels
 
 
 def test_player_shows_its_numbers(driven, data):
@@ -116,6 +118,17 @@ def test_picker_shows_its_numbers(driven, data):
             assert result in shown["words"] and result in shown["headings"][2]
             heights, values = (np.array(v) for v in (shown["bars"][1], stop["spectrum"]))
             np.testing.assert_allclose(heights / heights.max(), values / values.max(), atol=0.01)
+
+
+def test_first_step_shows_its_numbers(driven, data):
+    numbers = data["05_why"]
+    case = next(c for c in numbers["cases"] if [c["k"], c["d"]] == numbers["start"])
+    for report in seen(driven, "First step"):
+        assert report["start"]["words"].startswith(f"k = {case['k']}, d = {case['d']}, ")
+        for signal in case["signals"]:
+            name, half = numbers["looks"][signal["look"]]["name"], signal["half"]
+            said = "never one half" if half is None else f"one half at {half:,.0f} samples"
+            assert name in report["start"]["words"] and said in report["start"]["words"]
 
 
 def test_lab_shows_its_numbers(driven, data):

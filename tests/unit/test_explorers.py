@@ -21,6 +21,8 @@ from kdutils.lab.store import Store
 from kdutils.lab.training import Run
 from kdutils.pages import explorers, plots, profiles
 from kdutils.pages.explorers import Explorer
+from kdutils.probes import theory
+from kdutils.probes.signal import Shares
 from kdutils.tasks.models import MLP
 from kdutils.tasks.parity import SparseParity
 
@@ -169,6 +171,23 @@ def test_a_projection_lab_stays_small(fake_run: Callable[..., Run]) -> None:
     runs = {(p, m): fake_run(draw.uniform(0.4, 1, (200, 9)), seeds) for p in "abcdef" for m in (10, 50, 100, 200)}
     room = explorers.projection_lab({place: Arm(run, 1.0, seeds) for place, run in runs.items()})
     assert len(room.payload) < MOST and len(room.data["arms"][0]["x"]) >= 30
+
+
+def test_first_step_shows_the_formula_and_the_points() -> None:
+    case = {
+        "labels": theory.labels(12, 3, theory.grid(8)),
+        "extraction": Shares(np.full(12, 0.05), (0, 1, 2), np.zeros(12)),
+    }
+    data = plain(explorers.first_step({(3, 12): case}, {(3, 12): {"labels": [(64, 0.3)]}}, (3, 12)))
+    assert data["start"] == [3, 12] and [look["name"] for look in data["looks"]] == ["labels", "extraction"]
+    labels, layer = data["cases"][0]["signals"]
+    assert labels["points"] == [[64, 0.3]] and layer["points"] == []
+    assert labels["half"] == pytest.approx(case["labels"].needed()) and layer["half"] is None  # off as much as on
+    assert labels["on"] == pytest.approx(case["labels"].on, rel=1e-3)
+    assert len(json.dumps(data)) < MOST
+    for start, cases in (((3, 13), {(3, 12): case}), ((3, 12), {(3, 12): {"labels": case["labels"]}})):
+        with pytest.raises(ValueError, match="must be one of the cases"):
+            explorers.first_step(cases, {}, start)
 
 
 def test_same_runs_same_widget(lab: ParityLab, watched: dict[str, Run]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,21 +19,17 @@ from kdutils.tasks.models import MLP
 
 
 @exercise
-def check_slope(slope: Callable) -> None:
-    """`slope(sizes, medians, limit)`: exponent of a power law; `inf` counts as the limit."""
-    sizes = np.array([10, 20, 40, 80])
-    for power in (0.0, 1.0, 2.5):
-        for factor in (1, 300):
-            value = float(slope(sizes, factor * sizes**power, 1e12))
-            need(close(value, power), f"{factor} x size^{power:g} has the exponent {power:g}, not {value:.4g}")
-    bent = sizes**2.0 * np.exp([-0.2, 0.6, -0.6, 0.2])  # orthogonal to the line
-    value = float(slope(sizes, bent, 1e12))
-    message = f"scatter that no line follows moves your exponent from 2 to {value:.3g}: fit all sizes by least squares"
-    need(close(value, 2), message)
-    value = float(slope(sizes, np.array([100, 400, 1600, math.inf]), 3200))
-    need(math.isfinite(value), f"with an unfinished median the exponent is {value}: put the limit in its place")
-    message = f"an unfinished median should count as the limit; medians 100, 400, 1600, inf to 3200 give {value:.3g}"
-    need(close(value, float(slope(sizes, np.array([100, 400, 1600, 3200]), 1e12))), message)
+def check_share(share: Callable) -> None:
+    """`share(n, on, off, k, d)`: expected energy of a step on the support over that of the whole step."""
+    value = float(share(1, 0.3, 0.1, 3, 12))
+    need(close(value, 0.25), f"one sample must show nothing: 3 of 12 bits are a share of 0.25, not {value:.4g}")
+    value = float(share(10**9, 0.3, 0.1, 3, 12))
+    need(close(value, 0.75), f"endless samples show 0.3 of 0.3 + 0.1, a share of 0.75, not {value:.4g}")
+    value = float(share(5, 0.5, 0.0, 1, 4))
+    message = f"5 samples, on=0.5, off=0, 1 of 4 bits: (4 x 0.5 + 1) / (4 x 0.5 + 4) is 0.5, not {value:.4g}"
+    need(close(value, 0.5), message)
+    halfway = float(share(1 + 12 / 0.4, 0.3, 0.1, 3, 12))
+    need(close(halfway, 0.5), f"where signal and noise are alike it is half-way from 0.25 to 0.75, not {halfway:.4g}")
 
 
 @exercise
@@ -73,33 +69,25 @@ def check_needed(needed: Callable) -> None:
         need(0.95 * sigmas < seen < 1.05 * sigmas, message)
 
 
-def _gradients(found: Mapping[int, int], members: int, support: Sequence[int]) -> dict[int, torch.Tensor]:
-    """Made-up first steps: at each batch so many members show the support; of very different sizes."""
-    width, d, made = 8, 12, {}
-    for batch, count in found.items():
-        size = torch.full((members, 1, d), 0.5)
-        size[:, :, list(support)] = 1.0
-        size[count:, :, support[0]], size[count:, :, support[1:]] = 0.1, 3.0  # much of the support, and not all of it
-        signs = torch.randn(members, width, d, generator=seeding.generator(0, "steps", batch)).sign()
-        made[batch] = signs * size * 10.0 ** torch.arange(members)[:, None, None]
-    return made
-
-
 @exercise
-def check_smallest_batch(smallest_batch: Callable) -> None:
-    """`smallest_batch(gradients, support)`: where more than half the members find the support, there and beyond."""
-    batches, support = (16, 64, 256, 1024), (1, 4, 9)
-    for members, counts, right in (
-        (5, (1, 2, 3, 5), 256),
-        (5, (5, 5, 5, 5), 16),
-        (4, (1, 2, 3, 4), 256),
-        (5, (3, 2, 4, 5), 256),
-        (5, (0, 1, 2, 2), math.inf),
-        (5, (0, 3, 4, 2), math.inf),
-    ):
-        mine = float(smallest_batch(_gradients(dict(zip(batches, counts, strict=True)), members, support), support))
-        story = ", ".join(f"{count} at {batch}" for batch, count in zip(batches, counts, strict=True))
-        need(mine == right, f"of {members} students {story} find the support: that makes {right:g}, not {mine:g}")
+def check_unbiased(shares: Callable) -> None:
+    """`shares(values, x)`: (n, m) views at samples (n, d) -> (d,) estimates of rho, unbiased."""
+    d, n = 5, 40
+    for strength in (0.0, 1.0):
+        found = []
+        for seed in range(400):
+            draw = seeding.generator(seed, "unbiased")
+            x = torch.randint(0, 2, (n, d), generator=draw) * 2.0 - 1
+            noise = torch.randint(0, 2, (n, 2), generator=draw) * 2.0 - 1
+            found.append(shares(3 * torch.stack([strength * x[:, 0] + noise[:, 0], noise[:, 1]], 1), x))
+            need(found[-1].shape == (d,), f"expected a result of shape ({d},), not {tuple(found[-1].shape)}")
+        mean = torch.stack(list(found)).mean(0)
+        right = torch.eye(d)[0] * strength / (strength + 2)
+        message = (
+            f"from {n} samples of views with the shares {[round(v, 3) for v in right.tolist()]} your estimates are on "
+            f"average {[round(v, 3) for v in mean.tolist()]}"
+        )
+        need((mean - right).abs().max() < 0.012, message)
 
 
 # Chapter 6: controls

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
+from torch import nn
 
 from kdutils import probes, seeding
 from kdutils.lab import cost
@@ -14,7 +15,6 @@ from kdutils.lab.lab import Lab
 from kdutils.lab.record import Run
 from kdutils.losses import distillation_loss
 from kdutils.pages.exercises import close, exercise, need, need_hidden, need_outputs
-from kdutils.signals import Output
 from kdutils.tasks.models import MLP
 
 # Chapter 1: sparse parities
@@ -108,16 +108,33 @@ def check_limit(limit: Callable) -> None:
         need(close(value, hot, 0.01), message)
 
 
+class _Unsure(nn.Module):
+    """Logits whose difference is `sure` times a parity of bits 0, 2 and 3, and a little of bits 0 and 1."""
+
+    def __init__(self, sure: float) -> None:
+        super().__init__()
+        self.sure = sure
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        difference = self.sure * x[:, [0, 2, 3]].prod(1) + 1e-3 * (x[:, 0] + 2 * x[:, 1])
+        return torch.stack([difference / 2 + 5, 5 - difference / 2], 1)
+
+
 @exercise
-def check_flatter(flatter: Callable) -> None:
-    """`flatter(teacher)`: one-shot distillation from a teacher at temperature 4, the student untempered."""
-    teacher = MLP(4, 8)
-    stages = flatter(teacher).stages
-    need(len(stages) == 1, f"one-shot distillation has one stage, not {len(stages)}")
-    signal = stages[0].signal
-    need(isinstance(signal, Output) and signal.teacher is teacher, "the stage must match the output of that teacher")
-    need(signal.teacher_temperature == 4, f"the teacher's temperature is {signal.teacher_temperature}, not 4")
-    need(signal.student_temperature == 1, "the student must not be tempered")
+def check_table(table: Callable) -> None:
+    """`table(networks, x, support, temperatures)`: degree-1 signals of outputs of variance 1."""
+    x, sure, temperatures, support = probes.cube(5).double(), (1.0, 2.0, 4.0), (1.0, 4.0), (0, 2, 3)
+    found = table([_Unsure(s) for s in sure], x, support, temperatures)
+    need(tuple(found.shape) == (3, 2), f"3 networks at 2 temperatures make a table (3, 2), not {tuple(found.shape)}")
+    for row, s in zip(found.tolist(), sure, strict=True):
+        for value, t in zip(row, temperatures, strict=True):
+            q = s / t
+            right = 1e-3 / s / 3**0.5 * q / math.sinh(q)  # of the bits of the support only bit 0 is there
+            message = (
+                f"logits that differ by {s:g} show {right:.3g} on the support at temperature {t:g}, once the output is "
+                f"scaled to variance 1; your table says {value:.3g}"
+            )
+            need(abs(value / right - 1) < 0.02, message)
 
 
 @exercise
