@@ -49,8 +49,6 @@ class Records:
             self.cells = self.about["cells"]
             exact = dict.fromkeys(("rate", "flops", "accuracy", "loss"), float)  # older pandas rounds the last digit
             self.table = pd.read_csv(self.table_path, keep_default_na=False, converters=exact)
-            if "size" not in self.table:
-                self.table.insert(1, "size", "")
 
     def has(self, study: Study, cell: Cell) -> bool:
         """Whether `cell` is done, with the settings that the study has now."""
