@@ -40,7 +40,7 @@ KINDS = {  # of an arm's curriculum: the options it takes, and those that are li
     "joint": (("temperature", "positions", "normalise"), ("weight",)),
     "fitnets": (("temperature", "positions"), ("share", "steps")),
 }
-VALUES = {"layers": ("each", "last", "at once"), "hidden": ("trained", "untrained")}
+VALUES = {"layers": ("each", "reversed", "last", "at once"), "hidden": ("trained", "untrained")}
 REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf)}  # of extensions
 UNTRAINED = 5000  # added to a teacher's seed: the seed of its untrained control
 COLUMNS = ("role", "size", "teacher", "budget", "arm", "choice", "rate", "seed", "sample", "step", "samples", "flops",
@@ -58,8 +58,8 @@ class Cell:
     size: str = ""
 
     def __str__(self) -> str:
-        arm = f", {self.budget} steps, {self.arm}" if self.arm else ""
-        return f"{self.role} {self.teacher}{arm}" + (f", {self.size}" if self.size else "")
+        arm = f"{self.budget} steps, {self.arm}" if self.arm else ""
+        return ", ".join(filter(None, (f"{self.role} {self.teacher}", arm, self.size)))
 
 
 @dataclass(frozen=True)
@@ -76,20 +76,19 @@ class Study:
         tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
         arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the
             budget, for all stages before the last; `steps`, the same as a number; `gain` of a checkpoint; `weight`.
-        main: the arms that come first.
-        effect: the smallest effect of interest, stated before the run.
+        main: the arms that come first; effect: the smallest one of interest, stated before the run.
     """
 
     name: str
     lab: str
     settings: Mapping[str, Any]
-    budgets: tuple[int, ...]
-    teachers: tuple[int, ...]
+    budgets: Sequence[int]
+    teachers: Sequence[int]
     students: int
     evaluations: int
     tuning: Mapping[str, Any]
     arms: Mapping[str, Mapping[str, Any]]
-    main: tuple[str, ...]
+    main: Sequence[str]
     effect: Mapping[str, Any]
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
 
@@ -97,22 +96,22 @@ class Study:
     def load(cls, path: Path, smoke: bool = False) -> Study:
         """Read a file; with `smoke` its small version: [smoke] stands in place of what it names."""
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-        small = data.pop("smoke", {})
-        if smoke:
-            for key, value in small.items():
-                data[key] = {**data[key], **value} if key in ("settings", "tuning") else value
+        if (small := data.pop("smoke", {})) and smoke:
+            merged = {key: {**data[key], **value} for key, value in small.items() if key in ("settings", "tuning")}
+            data |= small | merged
             data["arms"] = {name: data["arms"][name] for name in data["main"]}
         known = [one.name for one in fields(cls)][1:]
         if wrong := set(data) ^ set(known) - ({"sizes"} - set(data)):
             raise ValueError(f"{path}: {min(wrong)!r} is unknown or missing; a study has {', '.join(known)}")
-        lists = ("budgets", "teachers", "main")
-        return cls(path.stem, **{key: tuple(value) if key in lists else value for key, value in data.items()})
+        return cls(path.stem, **data)
 
     def __post_init__(self) -> None:
         if self.lab not in LABS:
             raise ValueError(f"{self.name}: unknown lab {self.lab!r}; choose one of {', '.join(LABS)}")
         if strangers := [arm for arm in self.main if arm not in self.arms]:
             raise ValueError(f"{self.name}: main arm {strangers[0]!r} is not among the arms {', '.join(self.arms)}")
+        if wrong := {key for size in self.sizes.values() for key in size} - set(self.settings):
+            raise ValueError(f"{self.name}: the sizes' {min(wrong)!r} is not among the settings")
         for name, arm in self.arms.items():
             if wrong := _wrong_with(arm):
                 raise ValueError(f"{self.name}: arm {name!r} {wrong}")
@@ -145,14 +144,18 @@ class Study:
 
     def build(self, cell: Cell, runs: store.Store | None, device: str = "cpu") -> labs.Lab:
         """The lab of one cell."""
-        number, steps = self.teachers.index(cell.teacher), cell.budget or max(self.budgets)
-        every = self.arms.get(cell.arm, {}).get("evaluate_every", max(1, steps // self.evaluations))
-        seeds = [10 * number + i for i in range(1, self.students + 1)]
+        steps, arm = cell.budget or max(self.budgets), self.arms.get(cell.arm, {})
+        every = arm.get("evaluate_every", max(1, steps // self.evaluations))
+        seeds = [10 * self.teachers.index(cell.teacher) + i for i in range(1, self.students + 1)]
         own = {"steps": steps, "evaluate_every": every, "seeds": seeds, "tuning_seeds": self.tuning["seeds"]}
-        own |= {**self.settings, **self.sizes[cell.size], "device": device, "profile": "study"}
-        lab = LABS[self.lab](SimpleNamespace(**own), runs=runs)
+        settings = {**self.settings, **self.sizes[cell.size], **own, "device": device, "profile": "study"}
+        lab = LABS[self.lab](SimpleNamespace(**settings), runs=runs)
         lab.film = False
         return lab
+
+
+def label(choice: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value:g}" for key, value in choice.items())
 
 
 def _wrong_with(arm: Mapping[str, Any]) -> str:
@@ -167,21 +170,17 @@ def _wrong_with(arm: Mapping[str, Any]) -> str:
         return f"needs a list to choose from as {wrong[0]!r}"
     if "share" in lists and ("share" in arm) == ("steps" in arm):
         return "needs either 'share' or 'steps' for its early stages"
-    if missing := [key for key in ("gain", "weight") if key in lists and key not in arm]:
-        return f"needs a list {missing[0]!r}"
+    if missing := {"gain", "weight"} & set(lists) - set(arm):
+        return f"needs a list {min(missing)!r}"
     wrong = [key for key, values in VALUES.items() if arm.get(key, values[0]) not in values]
     return f"has {wrong[0]} {arm[wrong[0]]!r}; choose one of {', '.join(VALUES[wrong[0]])}" if wrong else ""
-
-
-def label(choice: Mapping[str, float]) -> str:
-    return ", ".join(f"{key} {value:g}" for key, value in choice.items())
 
 
 def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mapping[str, float], seed: int) -> Curriculum:
     """The curriculum of an arm: `options` from the study's file, `choice` one value for each list that is tuned.
 
     "progressive" passes the checkpoint with that `gain` of the teacher's accuracy over its start. "extraction" takes
-    `layers` "each" in turn, "last" or "at once", of the teacher or, with `hidden`, of an untrained one.
+    `layers` "each" in turn, "reversed", the "last", or all "at once", of the teacher or of an untrained one.
     """
     s, network, kind = lab.settings, teacher.network(), options["curriculum"]
     last = Stage(Output(network, options.get("temperature", 1.0)))
@@ -199,11 +198,11 @@ def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mappin
         step = lab.checkpoint_near(teacher, float(low + choice["gain"] * (high - low)))
         early = [Output(teacher.network(step=step), name=f"checkpoint at step {step}")]
     elif kind == "extraction":
-        source, name = network, "final teacher"
+        layers, source, name = options.get("layers", "each"), network, "final teacher"
         if options.get("hidden", "trained") == "untrained":
             source, name = lab.untrained_teacher(seed + UNTRAINED), "an untrained network"
-        layers = options.get("layers", "each")
-        early = [Hidden(source, *pair, name=name, **how) for pair in (pairs[-1:] if layers == "last" else pairs)]
+        pairs = {"last": pairs[-1:], "reversed": pairs[::-1]}.get(layers, pairs)
+        early = [Hidden(source, *pair, name=name, **how) for pair in pairs]
         if layers == "at once":
             early = [WeightedSum(tuple((1.0, signal) for signal in early))]
     stages = (Stage(signal, max(1, round(length / len(early)))) for signal in early)
@@ -223,8 +222,7 @@ def work(
         first; "facts"; "seconds" of the processor, those of the teacher apart.
     """
     key = store.key({"cell": study.fingerprint(cell), "chosen": chosen, "device": device})
-    found = runs.load(key)
-    if found is not None:
+    if (found := runs.load(key)) is not None:
         return found[1]
     lab, started = study.build(cell, runs, device), time.process_time()
     teacher, result = lab.teacher(cell.teacher), {"key": key, "chosen": {}, "facts": {}}
@@ -243,14 +241,12 @@ def work(
             found = tune(
                 fit, study.tuning["seeds"], study.tuning["rates"], lists, lab.merit, study.tuning["extensions"], REACH
             )
-            ranked = [arm.learning_rate for arm in sorted(found.own, key=lab.merit, reverse=True)]
-            ranked = ranked[:1] + [rate for rate in ranked if rate < ranked[0]]
-            rows = []
-            for tried, arm in found.trials:
-                rows += _rows(cell, lab, arm.run, arm.members, label(tried), tested=False)
-            result |= {"rows": rows, "chosen": {"choice": found.choice, "rates": ranked}}
+            first, *others = (arm.learning_rate for arm in sorted(found.own, key=lab.merit, reverse=True))
+            ranked = [first, *(rate for rate in others if rate < first)]
+            rows = [_rows(cell, lab, arm.run, arm.members, label(tried), False) for tried, arm in found.trials]
+            result |= {"rows": list(itertools.chain(*rows)), "chosen": {"choice": found.choice, "rates": ranked}}
         else:
-            choice, *rates = chosen["choice"], *chosen["rates"]
+            choice, rates = chosen["choice"], chosen["rates"]
             for rate in rates:  # the first that is stable: the tuning seeds may not have told
                 try:
                     run = fit(choice, [rate], lab.settings.seeds)
@@ -270,9 +266,9 @@ def _rows(
 ) -> list[tuple]:
     """Rows of some members of a run, one an evaluation, and one of the final networks on the test samples."""
     rows, sample = [], _test_sample(lab) if tested else None
+    same = (cell.role, cell.size, cell.teacher, cell.budget, cell.arm, choice)
     for m in members:
-        own = (run.students.learning_rate_of(m), run.students.seed_of(m))
-        front = (cell.role, cell.size, cell.teacher, cell.budget, cell.arm, choice, *own)
+        front = (*same, run.students.learning_rate_of(m), run.students.seed_of(m))
         at = [(int(run.steps[t]), int(run.samples[t]), float(run.flops[t])) for t in range(len(run.steps))]
         curve = zip(at, run.accuracy[:, m].tolist(), run.loss[:, m].tolist(), strict=True)
         rows += [(*front, "held-out", *where, accuracy, loss) for where, accuracy, loss in curve]
@@ -299,5 +295,5 @@ def _optimum(lab: labs.Lab) -> dict[str, Any]:
     if not isinstance(lab, labs.GrammarLab):
         return {}
     held_out = lab.task.sample(lab.settings.held_out, seeding.generator(0, "held-out", device=lab.settings.device))
-    samples = {"held-out": held_out, "test": _test_sample(lab)}
-    return {f"optimum, {name}": lab.task.optimum(*sample)._asdict() for name, sample in samples.items()}
+    parts = {"held-out": held_out, "test": _test_sample(lab)}
+    return {f"optimum, {name}": lab.task.optimum(*sample)._asdict() for name, sample in parts.items()}

@@ -1,8 +1,9 @@
 """The records of a study: one table and one summary that are committed, and the engine that completes them.
 
 `complete` runs what is missing here, or sends it to a Dask cluster. Workers and this process share nothing but the
-store: a task returns the name under which the store keeps what it did. Threads or workers? On two cores, cells of
-chapter 8's students took NOT MEASURED YET. So: one thread a worker, a worker a core.
+store: a task returns the name under which the store keeps what it did. Threads or workers? Beside other work on two
+cores, 60 steps of five of chapter 8's students took a process with one torch thread 5.5 s of a core, and one with two
+threads 56 s: they wait for each other. So: as many workers as cores, and one thread in each.
 """
 
 from __future__ import annotations
@@ -49,8 +50,6 @@ class Records:
             self.cells = self.about["cells"]
             exact = dict.fromkeys(("rate", "flops", "accuracy", "loss"), float)  # older pandas rounds the last digit
             self.table = pd.read_csv(self.table_path, keep_default_na=False, converters=exact)
-            if "size" not in self.table:
-                self.table.insert(1, "size", "")
 
     def has(self, study: Study, cell: Cell) -> bool:
         """Whether `cell` is done, with the settings that the study has now."""

@@ -77,9 +77,10 @@ def test_what_a_cell_needs_comes_before_it(small: Study) -> None:
         ({"arms": {"labels": {"curriculum": "joint"}}}, "needs a list 'weight'"),
         (
             {"arms": {"labels": {"curriculum": "extraction", "share": [0.1], "layers": "lst"}}},
-            "has layers 'lst'; choose one of each, last, at once",
+            "has layers 'lst'; choose one of each, reversed, last, at once",
         ),
         ({"teachers": (1, 1001)}, "seeds of their own"),
+        ({"sizes": {"wide": {"student_wdith": 3}}}, "the sizes' 'student_wdith' is not among the settings"),
         ({"tuning": {"seeds": [12], "rates": [1.0], "extensions": 0}}, "seeds of their own"),
     ],
 )
