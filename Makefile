@@ -11,7 +11,7 @@ SHELL := bash
 export PYTHONHASHSEED := 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help setup book execute site test test-notebooks test-colab validate new-chapter address bench clean
+.PHONY: help setup book execute site test test-notebooks test-colab validate new-chapter address bench study audit dry clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -43,7 +43,7 @@ test: setup site ## everything a change can break
 
 test-notebooks: setup ## run the committed chapters at smoke and compare their verdicts (nbval)
 	KDUTILS_PROFILE=smoke KDUTILS_QUIET=1 KDUTILS_RESULTS=$(CURDIR)/_build/nbval \
-		$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=600 $(wildcard book/*.ipynb)
+		$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=3600 --nbval-kernel-startup-timeout=600 $(wildcard book/*.ipynb)
 
 test-colab: setup ## every chapter as in Colab, in an environment of its own (`make test` runs two)
 	KDUTILS_COLAB=all $(BIN)/python -m pytest tests/notebooks/test_colab.py
@@ -55,11 +55,21 @@ new-chapter: setup ## start a chapter from the template (NAME=NN_name)
 	$(BIN)/python tools/new_chapter.py "$(NAME)"
 
 address: ## change the repository's address wherever it stands (URL=https://github.com/OWNER/NAME)
-	@[[ "$(URL)" =~ ^https://github\.com/[^/]+/[^/]+$$ ]] || { echo "say make address URL=https://github.com/OWNER/NAME"; exit 1; }
-	old=$$(sed -n 's/^  url: //p' _config.yml); git grep -lF "$$old" | xargs sed -i.old "s|$$old|$(URL)|g"; git ls-files -o '*.old' | xargs rm -f
+	@URL='$(subst ','\'',$(URL))'; $(PYTHON) tools/address.py "$$URL"
 
 bench: setup ## speed, as ratios within one run
 	$(BIN)/python benchmarks/bench.py
+
+study: setup ## train what is missing of a study (NAME=grammar; SMOKE=1 the small version; SCHEDULER=tcp://... elsewhere)
+	$(BIN)/python tools/study.py "$(NAME)" $(if $(SMOKE),--smoke) $(if $(WORKERS),--workers $(WORKERS)) \
+		$(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(DEVICE),--device $(DEVICE)) \
+		$(if $(BUDGETS),--budgets $(BUDGETS)) $(if $(ARMS),--arms "$(ARMS)")
+
+audit: setup ## train a few cells of a study's records anew and compare every number (NAME=grammar; SMOKE=1; SEED=0)
+	$(BIN)/python tools/audit.py "$(NAME)" $(if $(SMOKE),--smoke) $(if $(SEED),--seed $(SEED)) $(if $(CELLS),--cells $(CELLS))
+
+dry: setup ## build every lab at PROFILE and train three steps of each arm, or say what does not fit (PROFILE=paper)
+	$(BIN)/python tools/dry.py --profile $(PROFILE) $(if $(DEVICE),--device $(DEVICE))
 
 clean: ## remove built files (kept runs stay in book/runs)
 	rm -rf _build

@@ -28,20 +28,43 @@ LOST = """<section><h1>This page is not here</h1>
 <p>It may have moved, or its address may have been cut. The book itself is whole:</p>
 <ul><li><a href="book/index.html">the front page, with a map of the chapters</a></li>
 <li><a href="search.html">search</a></li></ul></section>"""
-# A 404 page is shown at any depth, so its links start from the site's root: the folder of the repository on GitHub
-# Pages, the host's root elsewhere.
+# A 404 page is shown at any depth of any site that holds this one: a project's page, a fork's, a domain's root, a
+# preview below /pr/12/. So it looks for the folder above it that holds our style sheet, before any link is followed.
+# Without scripts, its links start from where GitHub Pages shows the repository; opened as a file, from where it lies.
 BASE = """<base href="{root}">
-<script>if (!location.pathname.startsWith("{root}")) document.querySelector("base").href = "/";</script>"""
+<script>
+(() => {{
+  const base = document.querySelector("base");
+  if (location.protocol === "file:") return void (base.href = "./");
+  for (let folder = location.pathname; folder; folder = folder.slice(0, -1)) {{
+    folder = folder.slice(0, folder.lastIndexOf("/") + 1);
+    const request = new XMLHttpRequest();
+    try {{
+      request.open("GET", folder + "_static/palette.css", false);
+      request.send();
+      if (request.status === 200 && request.responseText.startsWith(".kd-")) return void (base.href = folder);
+    }} catch {{}}
+  }}
+}})();
+</script>"""
 
 
 def site_url(repository: str) -> str:
-    """Where GitHub Pages shows a repository.
+    """Where GitHub Pages shows a repository: the host's root for OWNER.github.io, a folder of it for others.
+
+    Raises:
+        ValueError: for anything but an address of a repository.
 
     >>> site_url("https://github.com/someone/a-book")
     'https://someone.github.io/a-book/'
+    >>> site_url("https://github.com/someone/someone.github.io.git/")
+    'https://someone.github.io/'
     """
-    owner, name = urlsplit(repository).path.strip("/").split("/")
-    return f"https://{owner}.github.io/{name}/"
+    parts = urlsplit(re.sub(r"(?:/|\.git)+$", "", repository)).path.strip("/").split("/")
+    if len(parts) != 2 or not all(parts):
+        raise ValueError(f"repository.url in _config.yml must be https://github.com/OWNER/NAME, not {repository!r}")
+    host = f"{parts[0].lower()}.github.io"
+    return f"https://{host}/" if parts[1].lower() == host else f"https://{host}/{parts[1]}/"
 
 
 def _strip(signals: str) -> str:
@@ -102,7 +125,8 @@ def _add_facts(app: Any, doctree: nodes.document) -> None:
 
 
 def _describe(app: Any, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
-    root = site_url(app.config.html_theme_options["repository_url"])
+    repository = app.config.html_theme_options["repository_url"]
+    root = f"{app.config.html_baseurl.rstrip('/')}/" if app.config.html_baseurl else site_url(repository)
     if page == "404":
         context["metatags"] = BASE.format(root=urlsplit(root).path) + context.get("metatags", "")
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 from torch import nn
 
@@ -15,8 +17,7 @@ from kdutils.signals import Hidden, Labels, Output, Regressed, Signal, WeightedS
 class Stage:
     """Match `signal` for `steps` optimiser steps; None, in the last stage only, is whatever the budget leaves.
 
-    With `only`, the student's parameters move whose names start with one of these, such as ("readout",); the others
-    stay as they are until the next stage.
+    With `only`, such as ("readout",), only parameters whose names start with one of these move during the stage.
     """
 
     signal: Signal
@@ -40,19 +41,14 @@ class Curriculum:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("a curriculum needs at least one stage")
-        for number, stage in enumerate(self.stages, 1):
-            last = number == len(self.stages)
-            if stage.steps is None and not last:
+        for number, steps in enumerate((stage.steps for stage in self.stages), 1):
+            if steps is None and number < len(self.stages):
                 raise ValueError(f"stage {number} of {self.name!r} needs a number of steps: only the last may be open")
-            if stage.steps is not None and stage.steps < 1:
-                raise ValueError(f"stage {number} of {self.name!r} has {stage.steps} steps; it needs at least one")
+            if steps is not None and (not isinstance(steps, Integral) or steps < 1):
+                raise ValueError(f"stage {number} of {self.name!r} has {steps} steps; it needs at least one whole")
 
     def lengths(self, total: int) -> list[int]:
-        """Steps of each stage when the budget is `total`.
-
-        Raises:
-            ValueError: when the fixed stages do not fit, or leave nothing for an open last one.
-        """
+        """Steps of each stage of a budget; ValueError when they do not fit, or leave nothing for an open last one."""
         *first, last = [stage.steps for stage in self.stages]
         lengths = [*first, total - sum(first) if last is None else last]
         if lengths[-1] < 1 or sum(lengths) > total:
@@ -61,10 +57,9 @@ class Curriculum:
         return lengths
 
     def __str__(self) -> str:
+        steps = ["rest" if s.steps is None else f"{s.steps:,}" for s in self.stages]
         rows = [("stage", "steps", "the student matches")]
-        rows += [
-            (str(i), "rest" if s.steps is None else f"{s.steps:,}", str(s.signal)) for i, s in enumerate(self.stages, 1)
-        ]
+        rows += [(str(i), n, str(s.signal)) for i, (n, s) in enumerate(zip(steps, self.stages, strict=True), 1)]
         width = max(len(row[1]) for row in rows)
         return "\n".join([self.name, *(f"  {a:>5}  {b:>{width}}  {c}" for a, b, c in rows)])
 
@@ -82,27 +77,16 @@ def one_shot(teacher: nn.Module, teacher_temperature: float = 1.0, name: str = "
 def progressive(
     checkpoints: Mapping[str, nn.Module], teacher: nn.Module, steps: int, name: str = "progressive"
 ) -> Curriculum:
-    """Each checkpoint's output in turn for `steps` steps, then the final teacher's (Panigrahi et al., 2025).
-
-    Args:
-        checkpoints: earlier states of the teacher under the names to show, in order.
-        teacher: its final state.
-    """
+    """The output of each checkpoint, by name, for `steps` steps, then the final teacher's (Panigrahi et al., 2025)."""
     early = (Stage(Output(network, name=label), steps) for label, network in checkpoints.items())
     return Curriculum(name, (*early, Stage(Output(teacher))))
 
 
 def extracted(
-    teacher: nn.Module,
-    layers: Sequence[tuple[str, str]] = (("act", "act"),),
-    steps: int = 500,
-    projection: Projection = gaussian,
-    hidden_teacher: nn.Module | None = None,
-    positions: str = "all",
-    normalise: str = "sample",
-    name: str = "extraction",
-) -> Curriculum:
-    """Curriculum extraction: projections of the final teacher's hidden layers in turn, then its output.
+    teacher: nn.Module, layers: Sequence[tuple[str, str]] = (("act", "act"),), steps: int = 500,
+    projection: Projection = gaussian, hidden_teacher: nn.Module | None = None, name: str = "extraction", **fields: Any,
+) -> Curriculum:  # fmt: skip
+    """Projections of the final teacher's hidden layers in turn, then its output.
 
     Our reading of the abstract of Gupta and Karmalkar (2025); see the chapter for the choices we made.
 
@@ -110,23 +94,20 @@ def extracted(
         layers: (teacher's path, student's path) of each hidden stage, lowest layer first.
         steps: optimiser steps of each hidden stage.
         hidden_teacher: read the hidden layers of this network instead -- an untrained one is the control.
-        positions, normalise: which positions of a sequence count, and how both sides are scaled: see `Hidden`.
+        fields: others of `Hidden`, such as `positions`, `normalise`, `units` or `padding`.
     """
     source, label = (teacher, "final teacher") if hidden_teacher is None else (hidden_teacher, "another network")
-    hidden = (Stage(Hidden(source, t, s, projection, label, positions, normalise), steps) for t, s in layers)
+    hidden = (Stage(Hidden(source, t, s, projection, name=label, **fields), steps) for t, s in layers)
     return Curriculum(name, (*hidden, Stage(Output(teacher))))
 
 
 def paired_blocks(teacher_layers: int, student_layers: int) -> list[tuple[str, str]]:
     """(teacher's path, student's path) of every block of a student `Transformer`, spread evenly over the teacher's.
 
-    The last is paired with the last; a student as deep as its teacher is paired one to one.
+    The last is paired with the last; a ValueError when the student is deeper than the teacher.
 
     >>> paired_blocks(4, 2)
     [('blocks.1', 'blocks.0'), ('blocks.3', 'blocks.1')]
-
-    Raises:
-        ValueError: when the student is deeper than the teacher.
     """
     if not 1 <= student_layers <= teacher_layers:
         raise ValueError(f"{student_layers} student layers cannot be spread over {teacher_layers} teacher layers")
@@ -135,16 +116,11 @@ def paired_blocks(teacher_layers: int, student_layers: int) -> list[tuple[str, s
 
 
 def fitnets(
-    teacher: nn.Module,
-    layer: str = "act",
-    student_layer: str = "act",
-    steps: int = 500,
-    positions: str = "all",
-    name: str = "FitNets",
-) -> Curriculum:
-    """Two stages (Romero et al., 2015): the hidden layer through a learned regressor, then the output."""
-    hint = Regressed(teacher, layer, student_layer, positions=positions)
-    return Curriculum(name, (Stage(hint, steps), Stage(Output(teacher))))
+    teacher: nn.Module, layer: str = "act", student_layer: str = "act", steps: int = 500, name: str = "FitNets",
+    **fields: Any,
+) -> Curriculum:  # fmt: skip
+    """Two stages (Romero et al., 2015): the hidden layer through a learned regressor (`Regressed`), then the output."""
+    return Curriculum(name, (Stage(Regressed(teacher, layer, student_layer, **fields), steps), Stage(Output(teacher))))
 
 
 def annealed(
@@ -154,8 +130,7 @@ def annealed(
 
     In the spirit of Annealing-KD (Jafari et al., 2021), with this package's loss in place of a squared one.
     """
-    hot = (Stage(Output(teacher, t, t), steps) for t in temperatures)
-    return Curriculum(name, (*hot, Stage(Output(teacher))))
+    return Curriculum(name, (*(Stage(Output(teacher, t, t), steps) for t in temperatures), Stage(Output(teacher))))
 
 
 def interpolated(teacher: nn.Module, shares: Sequence[float], steps: int, name: str = "TAID") -> Curriculum:
@@ -163,18 +138,13 @@ def interpolated(teacher: nn.Module, shares: Sequence[float], steps: int, name: 
 
     TAID (Shing et al., 2025) with a fixed schedule: each share of the teacher for `steps`, then the teacher alone.
     """
-    between = (Stage(Output(teacher, share=share), steps) for share in shares)
-    return Curriculum(name, (*between, Stage(Output(teacher))))
+    return Curriculum(name, (*(Stage(Output(teacher, share=s), steps) for s in shares), Stage(Output(teacher))))
 
 
 def joint(
-    teacher: nn.Module,
-    weight: float,
-    layer: str = "act",
-    student_layer: str = "act",
-    projection: Projection = gaussian,
-    name: str = "joint",
-) -> Curriculum:
-    """One stage: the output, plus `weight` times the projected hidden layer, throughout."""
-    hidden = Hidden(teacher, layer, student_layer, projection)
+    teacher: nn.Module, weight: float, layer: str = "act", student_layer: str = "act",
+    projection: Projection = gaussian, name: str = "joint", **fields: Any,
+) -> Curriculum:  # fmt: skip
+    """One stage: the output, plus `weight` times the projected hidden layer (`Hidden`), throughout."""
+    hidden = Hidden(teacher, layer, student_layer, projection, **fields)
     return Curriculum(name, (Stage(WeightedSum(((1.0, Output(teacher)), (weight, hidden)))),))

@@ -2,23 +2,61 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch.nn import functional as F
 
 IGNORE = -100  # the label of a position where nothing is asked (torch's default ignore_index)
 
 
+def pair(values: torch.Tensor, weights: torch.Tensor | None) -> Any:
+    """(values, weights), or the values alone where all count (a look at a GPU's weights would have to wait)."""
+    return values if weights is None or (weights.device.type == "cpu" and weights.all()) else (values, weights)
+
+
+def unpair(target: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What `pair` was given; weights that leave nothing out are None."""
+    return target if isinstance(target, tuple) else (target, None)
+
+
+def only(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """(..., units), 0 where `weights` (...) is False: to be done before any arithmetic, for 0 times NaN is NaN."""
+    return values if weights is None else values.masked_fill(~weights[..., None], 0)
+
+
+def where(weights: torch.Tensor | None, function: Callable[..., torch.Tensor], *values: torch.Tensor) -> torch.Tensor:
+    """`function`, by position, of the positions (...) of the values where `weights` (...) is True, and 0 elsewhere.
+
+    What does not count never enters the arithmetic: it may hold NaN, in loss and gradient, and costs nothing.
+    """
+    if weights is None:
+        return function(*values)
+    here = weights.flatten().nonzero().squeeze(1)
+    some = function(*(v.flatten(0, weights.dim() - 1).index_select(0, here) for v in values))
+    return some.new_zeros(weights.numel()).index_copy(0, here, some).view(weights.shape)
+
+
 def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Nats by position: logits (..., classes), labels (...) -> (...), 0 where the label is `IGNORE`."""
-    flat = F.cross_entropy(logits.flatten(0, -2), y.flatten(), reduction="none", ignore_index=IGNORE)
-    return flat.view(y.shape)
+    if logits.shape[:-1] != y.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} need labels {tuple(logits.shape[:-1])}, not {tuple(y.shape)}")
+
+    def nats(z: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(_wide(z).flatten(0, -2), t.flatten(), reduction="none").view(t.shape)
+
+    return where(unpair(pair(y, y != IGNORE))[1], nats, logits, y)
 
 
 def mean(values: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """(members, ...) -> (members,): the mean over all positions, or over those of weight 1."""
+    """(members, ...) -> (members,): the mean over all positions, or over those of weight 1 (of none, 0)."""
     if weights is None:
         return values.flatten(1).mean(1)
-    weights = weights.to(values.dtype)
+    if weights.shape != values.shape:
+        raise ValueError(f"values {tuple(values.shape)} need weights of that shape, not {tuple(weights.shape)}")
+    values, weights = values.masked_fill(weights == 0, 0), weights.to(values.dtype)
     return (values * weights).flatten(1).sum(1) / weights.flatten(1).sum(1).clamp_min(1)
 
 
@@ -33,23 +71,60 @@ def distillation_loss(
     The one distillation loss of this package; other conventions are special cases of it.
     `T_t = T_s = T` is Hinton et al.'s (2015): both tempered, times T squared. `T_s = 1` tempers the
     teacher only, as the public code of Panigrahi et al. (2025) does; `T_t -> 0` then gives argmax labels.
+    A class with a logit of -inf is ruled out: by the teacher, it adds nothing; by the student alone, infinity.
 
     Args:
-        student_logits: (..., batch, classes).
-        teacher_logits: the same shape, or one that broadcasts to it.
+        student_logits: (..., batch, classes); `teacher_logits` too, or what broadcasts to it (never over classes).
 
     Returns:
-        (...): summed over classes, averaged over the batch dimension only.
+        (...): summed over classes, averaged over the batch dimension only; float32 for half precision.
+
+    Raises:
+        ValueError: for unequal numbers of classes, for one class, for temperatures that are not positive.
 
     >>> z = torch.tensor([[0.3, -1.2]])
     >>> all(abs(distillation_loss(z, z + shift, 2.0, 2.0)) < 1e-6 for shift in (0, 5))
     True
     """
-    teacher = F.log_softmax(teacher_logits / teacher_temperature, -1)
-    return divergence(student_logits, teacher, student_temperature).mean(-1)
+    check_temperatures(teacher_temperature, student_temperature)
+    return divergence(student_logits, tempered(teacher_logits, teacher_temperature), student_temperature).mean(-1)
 
 
 def divergence(student_logits: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-    """`distillation_loss` by position, of the (tempered) teacher's log-probabilities: (..., classes) -> (...)."""
-    student = F.log_softmax(student_logits / temperature, -1)
-    return temperature**2 * (teacher.exp() * (teacher - student)).sum(-1)
+    """`distillation_loss` by position, of the teacher's `tempered` logits: (..., classes) -> (...)."""
+    check_classes(student_logits.shape[-1], teacher.shape[-1])
+    gaps, p = teacher - tempered(student_logits, temperature), teacher.exp()
+    if teacher.device.type != "cpu" or (teacher.numel() and teacher.amin() < -80):
+        gaps = gaps.masked_fill(p == 0, 0)  # 0 log 0 is 0, but 0 times a difference with -inf is NaN
+    each = (p * gaps).sum(-1)
+    return (each if temperature == 1 else temperature**2 * each).to(_wide(student_logits).dtype)
+
+
+def tempered(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Log-probabilities (..., classes) of logits over a temperature, in float32.
+
+    In float64 far from 1: float32 could not hold the quotients, or bear what T squared makes of their rounding.
+    """
+    logits = _wide(logits)
+    if not 1e-3 <= temperature <= 100:
+        logits = logits.double()
+        logits = logits - logits.detach().amax(-1, keepdim=True)
+    return F.log_softmax(logits if temperature == 1 else logits / temperature, -1)
+
+
+def check_classes(student: int, teacher: int | None = None) -> None:
+    """Raise ValueError unless both have the same number of classes, two at least."""
+    if teacher not in (None, student):
+        raise ValueError(f"the teacher's output has {teacher} classes, the student's {student}: both need the same")
+    if student < 2:
+        raise ValueError("softmax of one class is always 1: give the output two, or match numbers by your own signal")
+
+
+def check_temperatures(*temperatures: float) -> None:
+    """Raise ValueError unless all are positive and finite."""
+    if not all(0 < t < math.inf for t in temperatures):
+        raise ValueError(f"temperatures must be positive, not {temperatures}; for argmax labels take a small one, 1e-3")
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -16,13 +16,10 @@ Projection = Callable[[torch.Tensor, int, torch.Generator], torch.Tensor]
 
 
 def _at_most(hidden: torch.Tensor, width: int, what: str) -> int:
-    teacher_width = hidden.shape[-1]
-    if width > teacher_width:
-        raise ValueError(
-            f"{what} cannot make {width} outputs from a teacher layer of {teacher_width}: "
-            "take a narrower student layer, or the gaussian projection"
-        )
-    return teacher_width
+    if width <= (teacher_width := hidden.shape[-1]):
+        return teacher_width
+    advice = "take a narrower student layer, or the gaussian projection"
+    raise ValueError(f"{what} cannot make {width} outputs from a teacher layer of {teacher_width}: {advice}")
 
 
 def gaussian(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:

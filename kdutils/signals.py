@@ -7,16 +7,19 @@ calibration sample, draws its projections, and returns what the training loop ne
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kdutils import reading, seeding
-from kdutils.losses import IGNORE, cross_entropy, divergence, mean
+from kdutils import losses, reading, seeding
+from kdutils.losses import IGNORE, mean
 from kdutils.projections import Projection, gaussian
+
+_LOWEST = torch.finfo(torch.float32).min
 
 
 @dataclass
@@ -25,61 +28,64 @@ class Bound:
 
     Attributes:
         reads: paths of the student's modules whose outputs the loss needs.
-        target: (x, y) with one batch a seed -> target (seeds, ...), or a pair of it and a mask of the
+        target: (x, y) with one batch a seed -> target (seeds, batch, ...), or a pair of it and a mask of the
             positions that count; no gradient flows into it.
         loss: ({path: (members, batch, ...)}, target spread to members) -> one loss a member (members,).
         parameters: the signal's own trainable tensors, members first (a learned regressor has some).
         tensors: fixed tensors worth recording (projections), seeds first.
-        generators: the random streams that it draws from while it runs.
+        generators: what `target` draws from. Their states and `parameters` are all that changes in a stage.
     """
 
     reads: tuple[str, ...]
-    target: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    loss: Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
+    target: Callable[[Any, Any], Any]
+    loss: Callable[[dict[str, torch.Tensor], Any], torch.Tensor]
     parameters: dict[str, torch.Tensor] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     generators: dict[str, torch.Generator] = field(default_factory=dict)
 
 
 class Students(Protocol):
-    """What a signal asks of the networks that learn from it: `M` members over `S` seeds."""
+    """What a signal asks of the networks that learn from it: `M` members over `S` seeds, all built like `skeleton`.
+
+    `spread` makes one entry a seed (S, ...) one a member (M, ...). `shape_at` is the shape (batch, ...) of what one
+    member's module at `path` returns when all read `x`, one batch a seed (S, batch, ...).
+    """
 
     seeds: tuple[int, ...]
     device: torch.device
-    parameters: dict[str, torch.Tensor]
+    skeleton: nn.Module
 
     def __len__(self) -> int: ...
-
-    def spread(self, per_seed: Any) -> Any:
-        """From one entry a seed (S, ...) to one a member (M, ...)."""
-        ...
-
-    def outputs(self, x: torch.Tensor, paths: tuple[str, ...]) -> dict[str, torch.Tensor]:
-        """{path: (M, batch, ...)} of one batch a seed, (S, batch, ...)."""
-        ...
-
-    def shape_at(self, path: str, x: torch.Tensor) -> torch.Size:
-        """Shape (batch, ...) of what one member's module at `path` outputs."""
-        ...
+    def spread(self, per_seed: Any) -> Any: ...
+    def outputs(self, x: Any, paths: tuple[str, ...]) -> dict[str, torch.Tensor]: ...
+    def shape_at(self, path: str, x: Any) -> torch.Size: ...
 
 
 class Signal(Protocol):
     """Anything with `bind`; a new method is a new signal."""
 
-    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
-        """Tie the signal to `students`; `x` and its labels `y` (seeds, n, ...) are a calibration sample a seed."""
+    def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
+        """Tie it to `students`, by calibration samples `x`, `y` (seeds, n, ...); ValueError if they do not fit."""
         ...
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The task's own labels; cross-entropy."""
+    """The task's own labels, whole numbers; cross-entropy."""
 
-    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
-        def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-            return mean(cross_entropy(values[reading.OUTPUT], target), target != IGNORE)
+    def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
+        if y is not None and (not isinstance(y, torch.Tensor) or y.is_floating_point() or y.is_complex()):
+            advice = "for regression or several labels write a signal of your own, and give the task a `score`"
+            raise ValueError(f"labels must be whole numbers, not {getattr(y, 'dtype', type(y).__name__)}: {advice}")
+        classes = _classes(students, x, y)
+        if y is not None and len(wrong := y[(y.long() != IGNORE) & ((y < 0) | (y >= classes))]):
+            raise ValueError(f"label {wrong[0].item()} is none of the student's classes, 0 to {classes - 1}")
 
-        return Bound((reading.OUTPUT,), lambda x, y: y, loss)
+        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
+            labels, asked = losses.unpair(target)
+            return mean(losses.cross_entropy(values[reading.OUTPUT], labels), asked)
+
+        return Bound((reading.OUTPUT,), lambda x, y: losses.pair(y.long(), y != IGNORE), loss)
 
     def __str__(self) -> str:
         return "labels"
@@ -102,39 +108,90 @@ class Output:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"the teacher's share of the target lies in (0, 1], not {self.share}")
-        if min(self.teacher_temperature, self.student_temperature) <= 0:
-            raise ValueError("temperatures must be positive; for argmax labels use a small one, such as 1e-3")
+        losses.check_temperatures(self.teacher_temperature, self.student_temperature)
 
-    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+    def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
         teacher = reading.frozen(self.teacher, students.device)
+        _classes(students, x, y, teacher)
 
-        def target(x: torch.Tensor, y: torch.Tensor) -> Any:
+        def target(x: Any, y: Any) -> Any:
             wanted = reading.read(teacher, x, reading.OUTPUT)
             if self.share == 1:  # once a seed, not once a member
-                wanted = F.log_softmax(wanted / self.teacher_temperature, -1)
-            return (wanted, y != IGNORE) if wanted.dim() > 3 else wanted  # one label a sample: asked everywhere
+                wanted = losses.tempered(wanted, self.teacher_temperature)
+            wanted = wanted.clamp_min(_LOWEST)  # a class that is ruled out is no number gone wrong
+            by_position = wanted.dim() > 3 and isinstance(y, torch.Tensor)  # one label a sample: asked everywhere
+            return losses.pair(wanted, y != IGNORE if by_position else None)
 
-        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
-            wanted, asked = target if isinstance(target, tuple) else (target, None)
-            own = values[reading.OUTPUT]
+        def compare(own: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
             if self.share < 1:
                 mixed = torch.lerp(own.detach(), wanted, self.share)
-                wanted = F.log_softmax(mixed / self.teacher_temperature, -1)
-            return mean(divergence(own, wanted, self.student_temperature), asked)
+                mixed = mixed.masked_fill((own == -torch.inf) | (wanted == _LOWEST), -torch.inf)
+                wanted = losses.tempered(mixed, self.teacher_temperature)
+            return losses.divergence(own, wanted, self.student_temperature)
+
+        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
+            own, wanted, asked = reading.pairs(values[reading.OUTPUT], target)
+            return mean(losses.where(asked, compare, own, wanted), asked)
 
         return Bound((reading.OUTPUT,), target, loss)
 
     def __str__(self) -> str:
         heat = self.teacher_temperature, self.student_temperature
-        return (
-            f"output of {self.name}"
-            + (f" at temperatures {heat[0]:g}, {heat[1]:g}" if heat != (1, 1) else "")
-            + (f", a share of {self.share:g}" if self.share < 1 else "")
-        )
+        tempered = f" at temperatures {heat[0]:g}, {heat[1]:g}" if heat != (1, 1) else ""
+        return f"output of {self.name}{tempered}" + (f", a share of {self.share:g}" if self.share < 1 else "")
 
 
 @dataclass(frozen=True)
-class Hidden:
+class _Layer:
+    """What `Hidden` and `Regressed` share: a layer on each side, and which of its positions count."""
+
+    teacher: nn.Module
+    layer: str = "act"
+    student_layer: str = "act"
+    _: KW_ONLY
+    name: str = "final teacher"
+    positions: str = "all"
+    units: int | None = None
+    padding: int | None = None
+
+    def __post_init__(self) -> None:
+        reading.module_at(self.teacher, self.layer)
+        reading.padding_of(self.teacher, self.positions, self.padding)
+
+    def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
+        teacher = reading.frozen(self.teacher, students.device)
+        padding = reading.padding_of(teacher, self.positions, self.padding)
+        width = reading.shapes(students, self.student_layer, x, self.units, teacher, self.layer)[0][-1]
+
+        def read(x: Any, y: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+            h = reading.units_last(reading.read(teacher, x, self.layer), self.units)
+            return h, reading.counted(self.positions, padding, x, y, h.shape[:-1])
+
+        h, weights = read(x, y)
+        if weights is not None and not weights.flatten(1).any(1).all():
+            raise ValueError(f"positions={self.positions!r}: nothing counts in a calibration sample")
+        if bad := reading.nonfinite((h,) if weights is None else (h, weights)):
+            raise ValueError(f"`{self.layer}` of {self.name} is not finite at {bad} of the calibration sample")
+        with torch.autocast(h.device.type, enabled=False):  # in float32, also where the caller has turned it on
+            sample = h.flatten(1, -2), None if weights is None else weights.flatten(1)
+            teach, compare, drawn = self._start(students, *sample, width)
+
+        def target(x: Any, y: Any) -> Any:
+            h, weights = read(x, y)
+            with torch.autocast(h.device.type, enabled=False):
+                wanted = teach(h.flatten(1, -2)).unflatten(1, h.shape[1:-1])
+            return losses.pair(wanted, weights)
+
+        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
+            h, wanted, weights = reading.pairs(values[self.student_layer], target, self.units)
+            with torch.autocast(h.device.type, enabled=False):
+                return compare(h, wanted, weights)
+
+        return Bound((self.student_layer,), target, loss, **drawn)
+
+
+@dataclass(frozen=True)
+class Hidden(_Layer):
     r"""A fixed projection of one of the teacher's hidden layers: $\frac12 E \| h_S - (P h_T - \mu) / s \|^2$.
 
     P is drawn once a seed, unless asked otherwise. On the calibration sample each target is centred ($\mu$, a
@@ -144,62 +201,52 @@ class Hidden:
         teacher: any network; `layer` the path of the module to read (`hidden` and `act` of an `MLP` are the
             hidden layer before and after its ReLU, `blocks.0` of a `Transformer` its first residual stream).
         student_layer: the path of the student's module that has to match.
-        projection: a function of `kdutils.projections`.
         positions: of a sequence: "all", "asked" (where the task asks for an answer) or "tokens" (all but padding).
+        units: the dimension of both layers that holds the units, such as 1 in (batch, channels, height, width); every
+            position of a map is then a row. None: the last of two or three, where no map can be meant.
+        padding: the id of padding, for "tokens". None: the teacher's attribute `padding`.
+        projection: a function of `kdutils.projections`.
         normalise: "sample" as above; "position" layer-normalises both sides at every position besides.
         scale: multiplies the targets, for asking whether their size matters.
         redraw: draw P anew at every step, with the centre that belongs to it and the size of the first.
     """
 
-    teacher: nn.Module
-    layer: str = "act"
-    student_layer: str = "act"
     projection: Projection = gaussian
-    name: str = "final teacher"
-    positions: str = "all"
     normalise: str = "sample"
     scale: float = 1.0
     redraw: bool = False
 
     def __post_init__(self) -> None:
-        reading.module_at(self.teacher, self.layer)
-        reading.check(self.positions)
+        super().__post_init__()
         if self.normalise not in ("sample", "position"):
             raise ValueError(f"normalise must be one of ('sample', 'position'), not {self.normalise!r}")
 
-    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
-        teacher = reading.frozen(self.teacher, students.device)
-        hidden, weights = reading.rows(teacher, self.layer, self.positions, x, y)
-        width = students.shape_at(self.student_layer, x)[-1]
+    def _start(self, students: Students, hidden: torch.Tensor, weights: torch.Tensor | None, width: int) -> tuple:
         sample = [h if weights is None else h[weights[i]] for i, h in enumerate(hidden)]
-        streams = [seeding.generator(seed, "projection", self.layer, device=x.device) for seed in students.seeds]
+        streams = [seeding.generator(s, "projection", self.layer, device=students.device) for s in students.seeds]
 
         def draw() -> torch.Tensor:
             return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams, strict=True)])
 
         projection, (centre, _) = draw(), reading.moments(hidden, weights)
         _, size = reading.moments(hidden @ projection.mT, weights)
-        mu = centre @ projection.mT
+        mu, factor = centre @ projection.mT, self.scale / size
 
-        def target(x: torch.Tensor, y: torch.Tensor) -> Any:
-            h, weights = reading.rows(teacher, self.layer, self.positions, x, y)
-            p, offset = projection, mu
-            if self.redraw:
-                p = draw()
-                offset = centre @ p.mT
-            wanted = self.scale / size * (h @ p.mT - offset)
-            if self.normalise == "position":
-                wanted = F.layer_norm(wanted, wanted.shape[-1:])
-            return wanted if weights is None else (wanted, weights)
+        def normal(h: torch.Tensor) -> torch.Tensor:
+            return F.layer_norm(h, h.shape[-1:]) if self.normalise == "position" else h
 
-        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
-            wanted, weights = target if isinstance(target, tuple) else (target, None)
-            h = values[self.student_layer].flatten(1, -2)
-            if self.normalise == "position":
-                h = F.layer_norm(h, h.shape[-1:])
-            return mean(0.5 * (h - wanted).square().sum(-1), weights)
+        def teach(h: torch.Tensor) -> torch.Tensor:
+            p = draw() if self.redraw else projection
+            return normal(factor * (h @ p.mT - (centre @ p.mT if self.redraw else mu)))
 
-        return Bound((self.student_layer,), target, loss, tensors={"projection": projection})
+        def row(h: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+            return 0.5 * (normal(h) - wanted).square().sum(-1)
+
+        def compare(h: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+            return mean(losses.where(weights, row, h, wanted), weights)
+
+        drawn = dict(zip(map(str, students.seeds), streams, strict=True)) if self.redraw else {}
+        return teach, compare, {"tensors": {"projection": projection}, "generators": drawn}
 
     def __str__(self) -> str:
         function = getattr(self.projection, "func", self.projection)  # inside a functools.partial
@@ -208,50 +255,28 @@ class Hidden:
 
 
 @dataclass(frozen=True)
-class Regressed:
+class Regressed(_Layer):
     r"""FitNets' hint (Romero et al., 2015): a linear map from student to teacher is learned beside the student.
 
     $\frac{m_S}{2} E \, \mathrm{mean}((R h_S + r - (h_T - \mu) / s)^2)$: the mean over the teacher's neurons,
-    times the student's width so that the size of the gradient is that of `Hidden`. The map starts at
-    N(0, 1/m_S), is trained at the member's own learning rate and thrown away with the stage. The other fields
-    are those of `Hidden`.
+    times the student's width so that the size of the gradient is that of `Hidden`, whose fields it has. The map starts
+    at N(0, 1/m_S), is trained at the member's own learning rate and thrown away with the stage.
     """
 
-    teacher: nn.Module
-    layer: str = "act"
-    student_layer: str = "act"
-    name: str = "final teacher"
-    positions: str = "all"
-
-    def __post_init__(self) -> None:
-        reading.module_at(self.teacher, self.layer)
-        reading.check(self.positions)
-
-    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
-        teacher = reading.frozen(self.teacher, students.device)
-        hidden, weights = reading.rows(teacher, self.layer, self.positions, x, y)
-        centre, size = reading.moments(hidden, weights)
-        width, teacher_width = students.shape_at(self.student_layer, x)[-1], hidden.shape[-1]
-        maps = torch.stack([
-            torch.randn(
-                width, teacher_width, generator=seeding.generator(seed, "regressor", device=x.device), device=x.device
-            )
-            for seed in students.seeds
-        ])  # fmt: skip
+    def _start(self, students: Students, hidden: torch.Tensor, weights: torch.Tensor | None, width: int) -> tuple:
+        (centre, size), shape, device = reading.moments(hidden, weights), (width, hidden.shape[-1]), students.device
+        streams = [seeding.generator(seed, "regressor", device=device) for seed in students.seeds]
+        maps = torch.stack([torch.randn(shape, generator=g, device=device) for g in streams])
         regressor = students.spread(maps / width**0.5).clone().requires_grad_(True)
-        offset = torch.zeros(len(students), 1, teacher_width, device=x.device, requires_grad=True)
+        offset = torch.zeros(len(students), 1, shape[1], device=device, requires_grad=True)
 
-        def target(x: torch.Tensor, y: torch.Tensor) -> Any:
-            h, weights = reading.rows(teacher, self.layer, self.positions, x, y)
-            wanted = (h - centre) / size
-            return wanted if weights is None else (wanted, weights)
+        def compare(h: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+            guess = torch.baddbmm(offset, losses.only(h, weights), regressor)
+            rows = losses.where(weights, lambda g, w: (g - w).square().mean(-1), guess, wanted)
+            return 0.5 * width * mean(rows, weights)
 
-        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
-            wanted, weights = target if isinstance(target, tuple) else (target, None)
-            guess = torch.baddbmm(offset, values[self.student_layer].flatten(1, -2), regressor)
-            return 0.5 * width * mean((guess - wanted).square().mean(-1), weights)
-
-        return Bound((self.student_layer,), target, loss, parameters={"regressor": regressor, "offset": offset})
+        own = {"parameters": {"regressor": regressor, "offset": offset}}
+        return lambda h: (h - centre) / size, compare, own
 
     def __str__(self) -> str:
         return f"`{self.layer}` of {self.name} through a learned regressor"
@@ -263,9 +288,9 @@ class Shuffled:
 
     signal: Signal
 
-    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
-        bound = self.signal.bind(students, x, y)
-        return replace(bound, target=lambda x, y: bound.target(x.roll(1, 1), y.roll(1, 1)))
+    def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
+        bound, roll = self.signal.bind(students, x, y), partial(reading.each, lambda t: t.roll(1, 1))
+        return replace(bound, target=lambda x, y: bound.target(roll(x), roll(y)))
 
     def __str__(self) -> str:
         return f"{self.signal}, of the wrong samples"
@@ -277,20 +302,32 @@ class WeightedSum:
 
     terms: tuple[tuple[float, Signal], ...]
 
-    def bind(self, students: Students, x: torch.Tensor, y: torch.Tensor | None = None) -> Bound:
+    def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
         bounds = [signal.bind(students, x, y) for _, signal in self.terms]
+        reads = tuple(dict.fromkeys(path for b in bounds for path in b.reads))
 
-        def loss(values: dict[str, torch.Tensor], targets: torch.Tensor) -> torch.Tensor:
+        def loss(values: dict[str, torch.Tensor], targets: Any) -> torch.Tensor:
             parts = [b.loss(values, t) for b, t in zip(bounds, targets, strict=True)]
             return sum(weight * part for (weight, _), part in zip(self.terms, parts, strict=True))
 
-        return Bound(
-            reads=tuple(dict.fromkeys(path for b in bounds for path in b.reads)),
-            target=lambda x, y: tuple(b.target(x, y) for b in bounds),
-            loss=loss,
-            parameters={f"{i}/{name}": p for i, b in enumerate(bounds) for name, p in b.parameters.items()},
-            tensors={f"{i}/{name}": t for i, b in enumerate(bounds) for name, t in b.tensors.items()},
-        )
+        def merged(kind: str) -> dict[str, Any]:
+            return {f"{i}/{name}": value for i, b in enumerate(bounds) for name, value in getattr(b, kind).items()}
+
+        own = map(merged, ("parameters", "tensors", "generators"))
+        return Bound(reads, lambda x, y: tuple(b.target(x, y) for b in bounds), loss, *own)
 
     def __str__(self) -> str:
         return " + ".join(f"{weight:g} x {signal}" for weight, signal in self.terms)
+
+
+def _classes(students: Students, x: Any, y: Any, teacher: nn.Module | None = None) -> int:
+    """The number of classes; ValueError unless the outputs of both sides and the labels fit together."""
+    own, *theirs = reading.shapes(students, reading.OUTPUT, x, -1, teacher)
+    losses.check_classes(own[-1], *(shape[-1] for shape in theirs))
+    labels = tuple(y.shape[2:]) if isinstance(y, torch.Tensor) else None
+    if labels not in (None, own[1:-1]) and (teacher is None or len(own) > 2):
+        needed = f"outputs {own} (batch, ..., classes) need labels {own[:-1]}, {IGNORE} where nothing is asked"
+        raise ValueError(f"{needed}; the task has {(own[0], *labels)}")
+    if labels in (None, own[2:]):  # they do not say which dimension holds the classes
+        reading.check_units(students.skeleton, reading.OUTPUT, own, own[0], None)
+    return own[-1]

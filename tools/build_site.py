@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,8 @@ def main() -> None:
     if done.returncode:
         sys.exit("the site has warnings or errors: see above")
     shutil.move(folder / "_build" / "html", ROOT / "_build" / "html")
-    print(f"open {(ROOT / '_build' / 'html' / 'index.html').relative_to(Path.cwd())}")
+    sys.stdout.reconfigure(errors="backslashreplace")  # the path may hold what an ASCII terminal cannot show
+    print(f"open {os.path.relpath(ROOT / '_build' / 'html' / 'index.html')}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 The text twin is the source (its exercises come from book/exercises); cells of the committed notebook that are still the
 same keep their ids. At the `book` profile the notebook in book/ is replaced; at others the executed copy goes to
 _build/PROFILE/book/. A chapter that is not named on the command line is left alone when nothing it rests on changed.
+`smoke` and `book` compute on the processor, as their records did. This is the one way to change what `book/results` and
+the scorecard say: it sets KDUTILS_RESULTS, without which a chapter writes elsewhere.
 """
 
 from __future__ import annotations
@@ -12,20 +14,20 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 import exercises
-import jupytext
 import nbformat
+import notes
+import pairing
 import papermill
 import scorecard
 from jupytext.combine import combine_inputs_with_outputs
 from nbclient.exceptions import DeadKernelError
-from normalise import normalise
+from normalise import KERNEL, LANGUAGE, normalise
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK, TEXT = ROOT / "book", ROOT / "book" / "text"
@@ -47,9 +49,15 @@ def results(profile: str) -> Path:
 
 
 def from_text(name: str) -> nbformat.NotebookNode:
-    """The chapter's notebook as its text says, with the ids of the committed one where cells match."""
-    notebook = jupytext.read(TEXT / f"{name}.md", fmt="md:myst")
-    notebook.metadata.pop("jupytext", None)
+    """The chapter's notebook as its text says, with the ids of the committed one where cells match.
+
+    The text is brought into the form that jupytext gives it, where it is not.
+    """
+    text = TEXT / f"{name}.md"
+    notebook = pairing.read(text)
+    if text.read_bytes() != (tidy := pairing.written(notebook)).encode():
+        notes.replace(text, tidy)
+        print(f"book/text/{name}.md: set in the form that jupytext writes")
     old = set()
     committed = BOOK / f"{name}.ipynb"
     if committed.exists():
@@ -61,6 +69,7 @@ def from_text(name: str) -> nbformat.NotebookNode:
             cell.id = hashlib.sha256(f"{name}/{number}/{cell.source}".encode()).hexdigest()[:8]
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": LANGUAGE})
     notebook.nbformat_minor = 5
     return notebook
 
@@ -73,13 +82,11 @@ def execute(name: str, profile: str, label: str) -> None:
         nbformat.write(from_text(name), source)
         papermill.execute_notebook(
             str(source), str(executed), cwd=str(BOOK), kernel_name="python3", progress_bar={"desc": label},
-            execution_timeout=3600, autosave_cell_every=0,
+            execution_timeout=3600, start_timeout=600, iopub_timeout=600, autosave_cell_every=0,
         )  # fmt: skip
         clean = normalise(nbformat.read(executed, 4), target.name)
         nbformat.write(clean, executed)
-        partial = target.with_suffix(".partial")
-        shutil.copyfile(executed, partial)
-        os.replace(partial, target)
+        notes.replace(target, executed.read_text(encoding="utf-8"))
 
 
 def settle(name: str, profile: str, label: str) -> None:
@@ -109,15 +116,11 @@ def stamp(name: str, profile: str) -> str:
 
 
 def _known(what: str, profile: str) -> dict:
-    path = ROOT / "_build" / f"{what}.json"
-    return json.loads(path.read_text()).get(profile, {}) if path.exists() else {}
+    return notes.known(ROOT / "_build" / f"{what}.json", profile)
 
 
 def _remember(what: str, profile: str, new: dict) -> None:
-    path = ROOT / "_build" / f"{what}.json"
-    path.parent.mkdir(exist_ok=True)
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**known, profile: {**known.get(profile, {}), **new}}, indent=1))
+    notes.remember(ROOT / "_build" / f"{what}.json", profile, new)
 
 
 def main() -> None:
@@ -129,15 +132,24 @@ def main() -> None:
     unknown = [name for name in options.names if name not in chapters()]
     if unknown:
         sys.exit(f"no chapter {unknown[0]!r}: there are {', '.join(chapters())}")
-    exercises.write()
+    try:  # before the first is executed
+        exercises.texts()
+        for name in options.names or chapters():
+            pairing.refuse_lost_edits(BOOK, name)
+            pairing.read(TEXT / f"{name}.md")
+        exercises.write()
+    except ValueError as error:
+        sys.exit(str(error))
     kept = results(options.profile)
     before = verdicts(kept / options.profile) if options.check else {}
     os.environ |= {"KDUTILS_PROFILE": options.profile, "KDUTILS_QUIET": "1", "KDUTILS_RESULTS": str(kept)}
+    if options.profile != "paper":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     known, started = _known("seconds", options.profile), time.perf_counter()
     stamps = {} if options.check else _known("stamps", options.profile)
     names = options.names or [n for n in chapters() if stamps.get(n) != stamp(n, options.profile)]
     for number, name in enumerate(names, 1):
-        left = sum(known.get(n, 0) for n in names[number - 1 :])
+        left = sum(seconds for n in names[number - 1 :] if isinstance(seconds := known.get(n), int | float))
         remaining = f", about {left:.0f} s left" if left else ""
         elapsed = time.perf_counter() - started
         begun = time.perf_counter()
@@ -146,9 +158,10 @@ def main() -> None:
     rest = "" if options.names else f"; the other {len(chapters()) - len(names)} are as they were"
     print(f"{len(names)} chapters executed at {options.profile} in {time.perf_counter() - started:.0f} s{rest}")
     if options.profile == "book":
-        update_readme()
-        if set(chapters()) <= {path.stem for path in results("book").glob("book/*.json")}:
-            scorecard.PAGE.write_text(scorecard.page(), encoding="utf-8")
+        with notes.lock(ROOT / "_build"):
+            update_readme()
+            if set(chapters()) <= {path.stem for path in results("book").glob("book/*.json")}:
+                notes.replace(scorecard.PAGE, scorecard.page())
     if options.check:
         changed = {k: (v, verdicts(kept / options.profile).get(k)) for k, v in before.items()}
         changed = {k: v for k, v in changed.items() if v[0] != v[1]}
@@ -162,7 +175,7 @@ def chapter_table(folder: Path) -> str:
     rows = ["| chapter | claim | training it rests on, at `book` on two cores |", "|---|---|---|"]
     for path in sorted(folder.glob("[0-9]*.json")):
         title, claim = re.match(
-            r"# (.+)\n\n\*\*(.+)\*\*", jupytext.read(TEXT / f"{path.stem}.md").cells[0].source
+            r"# (.+)\n\n\*\*(.+)\*\*", pairing.read(TEXT / f"{path.stem}.md").cells[0].source
         ).groups()
         minutes = json.loads(path.read_text(encoding="utf-8"))["cost"]["seconds"] / 60
         rows.append(f"| [{title}](book/{path.stem}.ipynb) | {claim} | {minutes:.1f} min |")
@@ -175,7 +188,7 @@ def update_readme() -> None:
     start, rest = readme.read_text(encoding="utf-8").split("<!-- chapters -->\n")
     end = rest.split("<!-- /chapters -->")[1]
     table = chapter_table(BOOK / "results" / "book")
-    readme.write_text(f"{start}<!-- chapters -->\n{table}\n<!-- /chapters -->{end}", encoding="utf-8")
+    notes.replace(readme, f"{start}<!-- chapters -->\n{table}\n<!-- /chapters -->{end}")
 
 
 def verdicts(folder: Path) -> dict[str, str]:

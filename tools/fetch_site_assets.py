@@ -116,7 +116,9 @@ def _npm_pack(names: list[str], folder: Path) -> None:
         raise FetchError(f"npm is not on the PATH: {HINT}")
     command = [npm, "pack", "--loglevel=error", "--prefer-offline", "--fetch-retries=1", *names]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=300, check=False
+        )
     except subprocess.TimeoutExpired:
         raise FetchError(f"npm did not answer within 300 s: {HINT}") from None
     if done.returncode:

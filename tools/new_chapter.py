@@ -45,7 +45,7 @@ def write(root: Path, name: str) -> None:
 if __name__ == "__main__":
     try:
         write(ROOT, *sys.argv[1:])
+        exercises.write()
     except (TypeError, ValueError) as error:
         sys.exit(f"make new-chapter NAME=NN_name: {error}")
-    exercises.write()
     print(NEXT.format(name=sys.argv[1]))

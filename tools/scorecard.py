@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-import jupytext
+import pairing
 
 from kdutils.pages.claims import Claim, _band, _measured
 
@@ -51,7 +51,7 @@ def recorded() -> list[tuple[str, str, Claim]]:
     """(chapter's file, its title, claim) for all recorded claims, in the book's order."""
     found = []
     for path in sorted(RESULTS.glob("[0-9]*.json")):
-        title = re.match(r"# (.+)", jupytext.read(TEXT / f"{path.stem}.md").cells[0].source).group(1)
+        title = re.match(r"# (.+)", pairing.read(TEXT / f"{path.stem}.md").cells[0].source).group(1)
         for row in json.loads(path.read_text(encoding="utf-8"))["claims"]:
             verdict = row.pop("verdict")
             row["interval"], row["band"] = (tuple(map(float, row[name])) for name in ("interval", "band"))

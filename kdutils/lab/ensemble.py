@@ -229,11 +229,10 @@ class Ensemble:
             network.get_submodule(path)._buffers[leaf] = value[index].detach().clone()
         return network.eval()
 
+    @torch.no_grad()
     def shape_at(self, path: str, x: torch.Tensor) -> torch.Size:
-        """Shape (batch, ...) of what one member's module at `path` outputs; `x` is any valid input."""
-        reading.module_at(self.skeleton, path)
-        with torch.no_grad():
-            return self.outputs(x[:, :1], (path,))[path].shape[1:]
+        """(batch, ...), the shape of what a member's module at `path` returns when all read `x` (seeds, batch, ...)."""
+        return self.outputs(x, (path,))[path].shape[1:]
 
     def with_parameters(self, state: Tensors) -> Ensemble:
         """The same seeds, learning rates and shape, with other (stacked) parameters, and buffers where given."""

@@ -65,16 +65,16 @@ class Lab:
         self.used: dict[str, Run] = {}
         self.label = ""
 
-    def teacher(self) -> Run:
+    def teacher(self, seed: int = 0) -> Run:
         """The wide teacher, learned from labels, with its checkpoints."""
         s = self.settings
-        students = Ensemble(self.make_teacher, [0], [s.teacher_learning_rate], s.device)
+        students = Ensemble(self.make_teacher, [seed], [s.teacher_learning_rate], s.device)
         return self._train("teacher", students, curriculum.from_labels("teacher"), s.teacher_steps, s.teacher_batch,
                            evaluate_every=s.keep_every, keep_every=s.keep_every)  # fmt: skip
 
-    def untrained_teacher(self) -> nn.Module:
+    def untrained_teacher(self, seed: int = 1) -> nn.Module:
         """A network of the teacher's shape that has learned nothing: the control."""
-        return Ensemble(self.make_teacher, [1], [1.0], self.settings.device).member(0)
+        return Ensemble(self.make_teacher, [seed], [1.0], self.settings.device).member(0)
 
     def arm(self, *plans: Curriculum) -> stats.Arm:
         """Train students through a curriculum: the learning rate is chosen on the tuning seeds, others are reported.
@@ -82,18 +82,19 @@ class Lab:
         Several plans are settings of one method, such as lengths of a stage: the tuning seeds choose among them too.
         """
         s = self.settings
-
-        def fit(plan: Curriculum, seeds: Sequence[int], rates: Sequence[float]) -> Run:
-            reported = tuple(seeds) == tuple(s.seeds)
-            students = Ensemble(self.make_student, seeds, rates, s.device)
-            film = min(s.evaluate_every, s.steps) if reported and self.film else None
-            return self._train(
-                plan.name if reported else f"{plan.name}, sweep", students, plan, s.steps, s.batch, until=self.until,
-                evaluate_every=s.evaluate_every, keep_every=film,
-            )  # fmt: skip
-
-        fits = [partial(fit, plan) for plan in plans]
+        fits = [partial(self.fit, plan) for plan in plans]
         return stats.Arm.tuned(fits, s.learning_rates, s.tuning_seeds, s.seeds, self.merit, s.extensions)
+
+    def fit(self, plan: Curriculum, seeds: Sequence[int], rates: Sequence[float]) -> Run:
+        """Train one student for every pair of a seed and a learning rate through a curriculum."""
+        s = self.settings
+        reported = tuple(seeds) == tuple(s.seeds)
+        students = Ensemble(self.make_student, seeds, rates, s.device)
+        film = min(s.evaluate_every, s.steps) if reported and self.film else None
+        return self._train(
+            plan.name if reported else f"{plan.name}, sweep", students, plan, s.steps, s.batch, until=self.until,
+            evaluate_every=s.evaluate_every, keep_every=film,
+        )  # fmt: skip
 
     def watch(self, plan: Curriculum, learning_rate: float) -> Run:
         """Train one student, of the first reported seed, to the end of the budget, and keep it at about 80 moments.
@@ -165,13 +166,13 @@ class ParityLab(Lab):
         """Task, teacher, student and optimiser."""
         return SparseParity(s.d, s.k), partial(MLP, s.d, s.teacher_width), partial(MLP, s.d, s.student_width), SGD()
 
-    def teacher(self) -> Run:
+    def teacher(self, seed: int = 0) -> Run:
         """The teacher, trained on well past its jump.
 
         Raises:
             RuntimeError: when it has not solved the task; the message says what to change.
         """
-        run = super().teacher()
+        run = super().teacher(seed)
         if run.accuracy[-1, 0] < THRESHOLD:
             raise RuntimeError(
                 f"the teacher reached only {run.accuracy[-1, 0]:.2f} in {self.settings.teacher_steps} steps: raise "

@@ -111,7 +111,8 @@ class Saved:
     Args:
         runs: where; None writes nothing.
         key: the run's.
-        every: least seconds between two states; more, where writing one takes over a hundredth of that.
+        every: least seconds between two states; more, where writing one takes over a hundredth of that; 0, after each
+            step.
     """
 
     def __init__(self, runs: Store | None, key: str, every: float) -> None:
@@ -190,7 +191,7 @@ class Saved:
         }  # fmt: skip
         self.runs.save(f"{self.key}-state", tensors, meta)
         now = time.perf_counter()
-        self.due = now + max(self.every, (now - begun) / SHARE if SHARE else 0)
+        self.due = now + max(self.every, (now - begun) / SHARE) if self.every else now
 
     def discard(self) -> None:
         """Remove what was written: the run is over."""

@@ -1,221 +1,30 @@
-"""What several seeds can be said to show: times to a threshold, some of them unfinished."""
+"""What several seeds, and several teachers, can be said to show; some runs are unfinished.
+
+Two rules, stated once. *Bounds:* a pair of runs of which one did not finish tells a range and not a number; the ends of
+the ranges are treated alike, so an end that no finished run fixes is infinite, and where both are open nothing is
+identified (`Estimate`). *Two levels:* the students of one teacher give one number, and teachers are the unit
+(`over_teachers`): Student's t over them. A bootstrap of three teachers is too narrow: with as much variation between
+teachers as within them, its 90 % interval held the truth in 78 % of 400 simulated studies of three teachers with five
+students, and this one in 88 %.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from kdutils.lab.record import Run
-from kdutils.lab.training import DivergenceError
+from kdutils.lab.arms import Arm, Times, bootstrap, fastest, lower_median, lowest_loss, median, tune
 
-
-@dataclass(frozen=True)
-class Times:
-    """Samples (or FLOPs) each seed needed; an unfinished (right-censored) one counts as `inf`.
-
-    Attributes:
-        values: (n,) in the unit of `limit`; `inf` where the budget ended first.
-        limit: the budget, in the same unit.
-    """
-
-    values: np.ndarray
-    limit: float
-
-    @property
-    def finished(self) -> int:
-        return int(np.isfinite(self.values).sum())
-
-    @property
-    def median(self) -> float:
-        """The middle value (upper of two); `inf` when half or more did not finish. Never a mean."""
-        return median(self.values)
-
-    def interval(self, level: float = 0.9) -> tuple[float, float]:
-        """Bootstrap interval of the median over seeds (percentile method)."""
-        return bootstrap(median, self.values, level)
-
-    def __str__(self) -> str:
-        low, high = self.interval()
-        return f"{_show(self.median, self.limit)} [{_show(low, self.limit)}, {_show(high, self.limit)}]"
-
-
-def median(values: np.ndarray, axis: int = -1) -> np.ndarray | float:
-    """The middle value along `axis` (upper of two): always one that was measured, so `inf` is allowed."""
-    middle = np.sort(values, axis).take(values.shape[axis] // 2, axis)
-    return float(middle) if middle.ndim == 0 else middle
-
-
-def _show(value: float, limit: float) -> str:
-    return f"{value:,.0f}" if np.isfinite(value) else f"> {limit:,.0f}"
-
-
-def bootstrap(
-    statistic: Callable, values: np.ndarray, level: float = 0.9, resamples: int = 2000
-) -> tuple[float, float]:
-    """Percentile bootstrap over the first axis. `inf` is allowed: the ends are order statistics, not interpolated.
-
-    `statistic` maps resamples (resamples, n, ...) -> (resamples,) along the last axis of its input.
-    """
-    rng = np.random.default_rng(0)
-    picks = rng.integers(0, len(values), (resamples, len(values)))
-    draws = np.sort(statistic(values[picks]))
-    tail = (1 - level) / 2
-    return float(draws[int(tail * resamples)]), float(draws[int((1 - tail) * resamples) - 1])
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One method in a comparison: the members of a run with one learning rate, on the seeds reported.
-
-    Attributes:
-        run: the run; it may hold other learning rates and seeds besides.
-        learning_rate: the one chosen; see `tuned`.
-        seeds: those reported.
-        sweep: the same method and learning rate on the tuning seeds, where `tuned` chose it.
-        tried: the learning rates it was chosen from, smallest first; those that diverged there are not among them.
-    """
-
-    run: Run
-    learning_rate: float
-    seeds: tuple[int, ...]
-    sweep: Arm | None = None
-    tried: tuple[float, ...] = ()
-
-    @classmethod
-    def tuned(
-        cls,
-        fits: Sequence[Callable[[Sequence[int], Sequence[float]], Run]],
-        learning_rates: Sequence[float],
-        tuning_seeds: Sequence[int],
-        seeds: Sequence[int],
-        merit: Callable[[Arm], tuple[float, ...]],
-        extensions: int = 0,
-    ) -> Arm:
-        """Try every way to fit at every learning rate on `tuning_seeds`, then train `seeds` in the best one alone.
-
-        A learning rate at which training diverges is left out, and all larger ones with it. One that diverges on
-        `seeds` gives way to the best of the smaller ones. Where the best one is the smallest or largest that was
-        tried, a better one may lie outside: then the next one is tried as well.
-
-        Args:
-            fits: one function or more, (seeds, learning rates) -> the run of all their pairs. Several are settings of
-                one method, such as lengths of a stage.
-            learning_rates: those to begin with.
-            merit: a tuple to make as large as possible, such as `fastest(0.95)`. A first entry of 0 says that the arm
-                has nothing to show; its sweep does not go on, because only chance would lead it.
-            extensions: how many rates outside the given ones are tried at most, in the best way to fit alone.
-
-        Raises:
-            ValueError: when a seed would be both tuned on and reported, or there is none to tune on.
-        """
-        both = sorted(set(seeds) & set(tuning_seeds))
-        if both or not tuning_seeds:
-            raise ValueError(f"learning rates are chosen on seeds that are not reported; give others than {both}")
-        trials = []
-        for fit in fits:
-            run, rates = _stable(fit, tuning_seeds, learning_rates)
-            trials += [(cls(run, float(rate), tuple(tuning_seeds)), fit) for rate in rates]
-        best, fit = max(trials, key=lambda trial: merit(trial[0]))
-        own = [trial for trial, way in trials if way is fit]
-        largest = max(trial.learning_rate for trial in own)
-        unstable = min((rate for rate in learning_rates if rate > largest), default=math.inf)
-        for _ in range(extensions if merit(best)[0] else 0):
-            outside = _outside(best.learning_rate, sorted(trial.learning_rate for trial in own))
-            if outside is None or outside >= unstable:
-                break
-            try:
-                own.append(cls(fit(tuning_seeds, [outside]), outside, tuple(tuning_seeds)))
-            except DivergenceError:
-                break
-            best = max(own, key=merit)
-        tried = tuple(sorted(trial.learning_rate for trial in own))
-        while True:
-            try:
-                return cls(fit(seeds, [best.learning_rate]), best.learning_rate, tuple(seeds), best, tried)
-            except DivergenceError:  # the tuning seeds did not tell
-                own = [trial for trial in own if trial.learning_rate < best.learning_rate]
-                if not own:
-                    raise
-                best = max(own, key=merit)
-
-    @property
-    def name(self) -> str:
-        """The name of its curriculum."""
-        return self.run.settings["curriculum"]["name"]
-
-    @property
-    def members(self) -> list[int]:
-        """Indices into the run's members, in the order of `seeds`."""
-        students = self.run.students
-        found = {
-            students.seed_of(m): m for m in range(len(students)) if students.learning_rate_of(m) == self.learning_rate
-        }
-        missing = [seed for seed in self.seeds if seed not in found]
-        if missing:
-            raise ValueError(
-                f"the run has no members of learning rate {self.learning_rate:g} and seeds {missing}; it has learning "
-                f"rates {students.learning_rates} and seeds {students.seeds}"
-            )
-        return [found[seed] for seed in self.seeds]
-
-    @property
-    def accuracy(self) -> np.ndarray:
-        """(T, seeds) held-out accuracy."""
-        return self.run.accuracy[:, self.members]
-
-    @property
-    def loss(self) -> np.ndarray:
-        """(T, seeds) held-out cross-entropy, nats."""
-        return self.run.loss[:, self.members]
-
-    def times(self, threshold: float, axis: str = "samples") -> Times:
-        """When each seed's held-out accuracy first reached `threshold`, in "samples" or "flops"."""
-        along = getattr(self.run, axis).astype(float)
-        reached = self.accuracy >= threshold
-        first = np.where(reached.any(0), along[reached.argmax(0)], np.inf)
-        return Times(first, float(along[-1]))
-
-
-def _stable(fit: Callable, seeds: Sequence[int], rates: Sequence[float]) -> tuple[Run, list[float]]:
-    """A run at all the learning rates that do not diverge, and these; the error when all do."""
-    while True:
-        try:
-            return fit(seeds, rates), list(rates)
-        except DivergenceError as error:
-            smaller = [rate for rate in rates if rate < error.learning_rate]
-            if not smaller:
-                raise
-            rates = smaller
-
-
-def _outside(best: float, tried: Sequence[float]) -> float | None:
-    """The rate beyond `best` where that is the first or last of those `tried` (smallest first), else None.
-
-    It is as many times larger or smaller than `best` as `best` is than its neighbour, to two digits.
-    """
-    if len(tried) == 1 or best not in (tried[0], tried[-1]):
-        return None
-    neighbour = tried[1] if best == tried[0] else tried[-2]
-    return float(f"{best * best / neighbour:.2g}")
-
-
-def fastest(threshold: float) -> Callable[[Arm], tuple[float, ...]]:
-    """A merit for `Arm.tuned`: most seeds finished; then the smallest median of samples to `threshold`; then the
-    highest median accuracy at the end of the budget."""
-
-    def merit(arm: Arm) -> tuple[float, ...]:
-        times = arm.times(threshold)
-        return times.finished, -times.median, float(np.median(arm.accuracy[-1]))
-
-    return merit
-
-
-def lowest_loss(arm: Arm) -> tuple[float]:
-    """A merit for `Arm.tuned`: the smallest median held-out loss at the end of the budget."""
-    return (-float(np.median(arm.loss[-1])),)
+__all__ = [
+    "Arm", "Estimate", "Exponent", "Growth", "Speedup", "Times", "bootstrap", "difference", "exponent", "fastest",
+    "growth", "logrank", "lower_median", "lowest_loss", "median", "over_teachers", "paired", "pooled", "ratio",
+    "speedup", "survival", "tune",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -295,3 +104,197 @@ def exponent(sizes: Sequence[float], times: Sequence[Times], resamples: int = 20
     picks = [t.values[rng.integers(0, len(t.values), (resamples, len(t.values)))] for t in times]
     bound = any(not math.isfinite(t.median) for t in times)
     return Exponent(float(slope([t.values for t in times])), slope(picks), bound)
+
+
+def difference(a: Exponent, b: Exponent) -> Exponent:
+    """`a` less `b` where their seeds are independent: the draws are paired at random.
+
+    `exponent` starts its stream from a number, so those of one call and another go together, and `a - b` with them.
+    """
+    order = np.random.default_rng(1).permutation(len(b.draws))
+    return Exponent(a.value - b.value, a.draws - b.draws[order], a.bound or b.bound)
+
+
+@dataclass(frozen=True)
+class Growth(Exponent):
+    """A power law above a constant: `median ~ constant + factor * size ** value`."""
+
+    constant: float = 0.0
+
+
+POWERS = np.arange(0.05, 8.001, 0.05)
+
+
+def growth(sizes: Sequence[float], times: Sequence[Times], resamples: int = 2000, seed: int = 0) -> Growth:
+    """Fit a constant and a power law to the medians of `times`, one a size: least squares of relative errors.
+
+    A time with a fixed part (a stage, a coarse evaluation) makes a plain power law look flat. No part is negative.
+
+    Raises:
+        ValueError: for fewer than four sizes, which three numbers would fit whatever they are.
+
+    >>> sizes = [10, 20, 40, 80]
+    >>> found = growth(sizes, [Times(np.full(5, 300 + float(s) ** 2), 1e6) for s in sizes])
+    >>> round(found.value, 6), round(found.constant)
+    (2.0, 300)
+    """
+    if len(set(sizes)) < 4:
+        raise ValueError(f"a constant and a power law need at least four sizes, not {list(sizes)}")
+    scale = (np.asarray(sizes, dtype=float) / max(sizes))[:, None] ** POWERS  # (sizes, powers)
+
+    def fit(medians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(sizes, draws) -> the power and the constant of each draw."""
+        u = np.broadcast_to((1 / medians)[:, None], (len(sizes), len(POWERS), medians.shape[1]))
+        v = scale[:, :, None] / medians[:, None]
+        uu, uv, vv, su, sv = (u * u).sum(0), (u * v).sum(0), (v * v).sum(0), u.sum(0), v.sum(0)
+        determinant = np.maximum(uu * vv - uv * uv, 1e-300)
+        both = (su * vv - sv * uv) / determinant, (sv * uu - su * uv) / determinant
+        alone = np.zeros_like(su), sv / vv  # without a constant
+        inside = (both[0] >= 0) & (both[1] >= 0)
+        a, b = (np.where(inside, x, y) for x, y in zip(both, alone, strict=True))
+        best = ((a * u + b * v - 1) ** 2).sum(0).argmin(0)
+        return POWERS[best], np.take_along_axis(a, best[None], 0)[0]
+
+    rng = np.random.default_rng(seed)
+    picks = [t.values[rng.integers(0, len(t.values), (resamples, len(t.values)))] for t in times]
+    drawn = np.stack([np.minimum(median(values), t.limit) for values, t in zip(picks, times, strict=True)])
+    power, constant = fit(np.array([[min(t.median, t.limit)] for t in times]))
+    bound = any(not math.isfinite(t.median) for t in times)
+    return Growth(float(power[0]), fit(drawn)[0], bound, float(constant[0]))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number, or what is known of it, with its interval over teachers and students.
+
+    Attributes:
+        value: the number; where it is a bound (`bound`), the end that is known; nan where nothing is.
+        low, high: its interval; an end that no finished run fixes is infinite (a ratio's lower one: 0).
+        bound: "" for a number, "at least", "at most", or "not identified".
+        teachers, students: how many of each (students of all teachers).
+    """
+
+    value: float
+    low: float
+    high: float
+    bound: str
+    teachers: int
+    students: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return self.low, self.high
+
+    def beyond(self, smallest: float, none: float = 0.0) -> bool:
+        """Whether the whole interval lies beyond the smallest effect of interest, on its side of no effect.
+
+        `none` is the value of no effect: 0 for a difference, 1 for a ratio.
+        """
+        return self.low >= smallest if smallest > none else self.high <= smallest
+
+    def within(self, smallest: float, none: float = 0.0) -> bool:
+        """Whether the whole interval is smaller than the smallest effect of interest, in both directions."""
+        other = 1 / smallest if none == 1 else 2 * none - smallest
+        return min(smallest, other) < self.low and self.high < max(smallest, other)
+
+    def __str__(self) -> str:
+        if self.bound == "not identified":
+            return self.bound
+        sign = {"": "", "at least": "≥ ", "at most": "≤ "}[self.bound]
+        ends = ("∞" if math.isinf(end) else f"{end:.3g}" for end in (self.low, self.high))
+        return f"{sign}{self.value:.3g} [{', '.join(ends)}]"
+
+
+def over_teachers(lows: Sequence[np.ndarray], highs: Sequence[np.ndarray] | None = None, level: float = 0.9,
+                  ratios: bool = False) -> Estimate:  # fmt: skip
+    """The mean over teachers of what their students show, and its interval.
+
+    A teacher's students give their median (the lower of two for ratios). Over teachers it is the mean (of logarithms
+    for ratios) with Student's t, exact for normal teachers however students vary; of one, a bootstrap of its students.
+
+    Args:
+        lows, highs: one array (students,) a teacher, the ends of what each student tells; `highs` left out are `lows`.
+        ratios: positive numbers that are compared as ratios.
+    """
+    highs = lows if highs is None else highs
+    middle = lower_median if ratios else partial(np.median, axis=-1)
+    to, back = (np.log, np.exp) if ratios else (np.asarray, np.asarray)
+    least = 0.0 if ratios else -math.inf
+    ends = []
+    for groups, open_end, side in ((lows, least, 0), (highs, math.inf, 1)):
+        centres = np.array([middle(np.asarray(group, dtype=float)) for group in groups])
+        if not np.isfinite(centres).all() or (ratios and centres.min() <= 0):
+            ends.append((open_end, open_end))
+        elif len(centres) == 1:
+            ends.append((float(centres[0]), bootstrap(middle, np.asarray(groups[0], dtype=float), level)[side]))
+        else:
+            from scipy import stats as scipy_stats  # an extra, and slow to import
+
+            centre, error = to(centres).mean(), to(centres).std(ddof=1) / len(centres) ** 0.5
+            reach = scipy_stats.t.ppf((1 + level) / 2, len(centres) - 1) * error
+            ends.append((float(back(centre)), float(back(centre + (reach if side else -reach)))))
+    (lower, low), (upper, high) = ends
+    bound = "" if lower == upper else "at most" if lower == least else "at least"
+    if (lower, upper) == (least, math.inf):
+        bound = "not identified"
+    value = {"not identified": math.nan, "at most": upper}.get(bound, lower)
+    return Estimate(value, low, high, bound, len(lows), sum(len(group) for group in lows))
+
+
+def paired(a: Sequence[np.ndarray], b: Sequence[np.ndarray], level: float = 0.9) -> Estimate:
+    """How far arm `a` is above arm `b`: differences student by student (who share weights and data), by teacher."""
+    _same_shape(a, b)
+    return over_teachers([np.subtract(x, y) for x, y in zip(a, b, strict=True)], level=level)
+
+
+def ratio(slow: Sequence[Times], fast: Sequence[Times], level: float = 0.9) -> Estimate:
+    """How many times more arm `slow` needs than arm `fast`, student by student, one `Times` a teacher.
+
+    Where `slow` did not finish the ratio is at least limit / fast, where `fast` did not at most slow / limit.
+    """
+    _same_shape([t.values for t in slow], [t.values for t in fast])
+    lows, highs = [], []
+    for s, f in zip(slow, fast, strict=True):
+        lows.append(np.where(np.isfinite(f.values), np.minimum(s.values, s.limit) / f.values, 0.0))
+        highs.append(np.where(np.isfinite(s.values), s.values / np.minimum(f.values, f.limit), np.inf))
+    return over_teachers(lows, highs, level, ratios=True)
+
+
+def _same_shape(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> None:
+    one, other = [len(group) for group in a], [len(group) for group in b]
+    if one != other or not one:
+        raise ValueError(f"arms are compared student by student; under the teachers one has {one}, the other {other}")
+
+
+def pooled(times: Sequence[Times]) -> Times:
+    """The students of all teachers in one; an unfinished one must have had the largest limit."""
+    limit = max(t.limit for t in times)
+    short = [t.limit for t in times if t.limit < limit and t.finished < len(t.values)]
+    if short:
+        raise ValueError(f"unfinished runs of different limits cannot be pooled: {short} and {limit}")
+    return Times(np.concatenate([t.values for t in times]), limit)
+
+
+def _censored(times: Times) -> object:
+    from scipy.stats import CensoredData
+
+    done = np.isfinite(times.values)
+    return CensoredData(uncensored=times.values[done], right=np.full((~done).sum(), times.limit))
+
+
+def survival(times: Times, level: float = 0.9) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The Kaplan-Meier curve: where it falls, the share not finished after that, and the ends of its interval there."""
+    from scipy.stats import ecdf
+
+    curve = ecdf(_censored(times)).sf
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # undefined at a share of 0
+        band = curve.confidence_interval(confidence_level=level, method="log-log")
+    falls = np.isin(curve.quantiles, times.values)
+    return tuple(part[falls] for part in (curve.quantiles, *(c.probabilities for c in (curve, band.low, band.high))))
+
+
+def logrank(a: Times, b: Times) -> float:
+    """p-value of the log-rank test that two arms finish equally fast; unfinished runs count as such."""
+    from scipy import stats as scipy_stats
+
+    return float(scipy_stats.logrank(_censored(a), _censored(b)).pvalue)

@@ -2,134 +2,104 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import dataclasses
-import functools
 import hashlib
-import inspect
+import itertools
 import json
 import os
-import tempfile
+import secrets
 import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
 
-_ROOT = Path(__file__).resolve().parents[1]
-# The rooms that every run goes through: editing others must not throw finished runs away.
-_RUN = ("curriculum", "signals", "projections", "losses", "reading", "seeding", "tasks.models", "lab.cost",
-        "lab.ensemble", "lab.optimisers", "lab.record", "lab.store", "lab.training")  # fmt: skip
-_TASKS = {"tasks.grammar", "tasks.parity", "tasks.text"}  # count only in the runs of their own tasks
+from kdutils.lab.identity import describe, digest
+from kdutils.lab.source import source_hash, touched
+
+__all__ = ["Store", "describe", "digest", "key", "source_hash", "unseen"]
 
 
-def digest(tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes, the same on every device."""
-    h = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().contiguous().cpu()
-        h.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        h.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return h.hexdigest()
+def _number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} is no plain data: describe it")
+
+
+def _text(data: Any) -> str:
+    return json.dumps(data, sort_keys=True, default=_number)
 
 
 def _checksum(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> str:
-    return hashlib.sha256((digest(tensors) + json.dumps(meta, sort_keys=True)).encode()).hexdigest()
-
-
-def describe(thing: Any) -> Any:
-    """`thing` as plain JSON data that changes whenever a run made with it could change.
-
-    Tensors and networks become hashes of their contents; functions and classes become their names, and
-    where they come from neither kdutils nor torch, a hash of their source as well.
-
-    Raises:
-        TypeError: for a kind of object it does not know.
-    """
-    if thing is None or isinstance(thing, str | bool | int | float):
-        return thing
-    if isinstance(thing, list | tuple):
-        return [describe(item) for item in thing]
-    if isinstance(thing, dict):
-        return {str(key): describe(value) for key, value in thing.items()}
-    if isinstance(thing, torch.Tensor):
-        return {"tensor": digest({"": thing})}
-    if isinstance(thing, nn.Module):
-        return {**_named(type(thing)), "structure": repr(thing), "weights": digest(thing.state_dict())}
-    if isinstance(thing, functools.partial):
-        return {**_named(thing.func), "with": describe([thing.args, thing.keywords])}
-    if hasattr(thing, "describe") and not isinstance(thing, type):
-        return {**_named(type(thing)), "described": describe(thing.describe())}
-    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        fields = {f.name: describe(getattr(thing, f.name)) for f in dataclasses.fields(thing)}
-        return {**_named(type(thing)), **fields}
-    if inspect.isroutine(thing) or isinstance(thing, type):
-        return _named(thing)
-    raise TypeError(
-        f"a run cannot be told apart by a {type(thing).__name__}: make it a dataclass, or give it describe()"
-    )
-
-
-def _named(thing: Any) -> dict[str, str]:
-    name = f"{thing.__module__}.{thing.__qualname__}"
-    package, _, room = thing.__module__.partition(".")
-    if package == "kdutils" and room in _TASKS:
-        return {"is": name, "source": room_hash(room)}
-    if package in {"kdutils", "torch"}:
-        return {"is": name}
-    if inspect.isfunction(thing) and (thing.__closure__ or thing.__defaults__ or thing.__kwdefaults__):
-        captured = [cell.cell_contents for cell in thing.__closure__ or ()]
-        extra = {"with": describe([captured, thing.__defaults__, thing.__kwdefaults__])}
-    else:
-        extra = {}
-    try:
-        return {"is": name, **extra, "source": hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()}
-    except (OSError, TypeError):  # typed at a prompt, or built in
-        return {"is": name}
-
-
-@functools.cache
-def room_hash(room: str) -> str:
-    """SHA-256 of one file of kdutils, comments and docstrings left out."""
-    tree = ast.parse((_ROOT / f"{room.replace('.', '/')}.py").read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(f"{room}\n{ast.unparse(tree)}\n".encode()).hexdigest()
-
-
-@functools.cache
-def source_hash() -> str:
-    """SHA-256 of the kdutils code that every run goes through."""
-    return hashlib.sha256("".join(room_hash(room) for room in _RUN).encode()).hexdigest()
+    return hashlib.sha256((digest(tensors) + _text(meta)).encode()).hexdigest()
 
 
 def key(settings: dict[str, Any]) -> str:
-    """The name of a run: a hash of its settings, of the code that produced it and of torch's version."""
-    text = json.dumps([settings, source_hash(), torch.__version__], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    """The name of a run: a hash of its settings, of the code that produced it, and of torch's version and modes."""
+    modes = [str(torch.get_default_dtype()), torch.get_float32_matmul_precision()]
+    modes += [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
+    code = [source_hash(), describe(touched()), torch.__version__]
+    return hashlib.sha256(_text([settings, code, modes]).encode()).hexdigest()[:20]
+
+
+def unseen(settings: dict[str, Any]) -> list[str]:
+    """What the descriptions among `settings` could not see; nothing where a `version` among them vouches for it."""
+    if settings.get("version") is not None:
+        return []
+    found = [value["unseen"] for value in settings.values() if isinstance(value, dict) and "unseen" in value]
+    return list(dict.fromkeys(itertools.chain.from_iterable(found)))
+
+
+def _folder(root: str | Path | None) -> Path:
+    given = str(root or "") or os.environ.get("KDUTILS_RUNS", "").strip() or "runs"
+    expanded = os.path.expanduser(given if root else os.path.expandvars(given))
+    if expanded.startswith("~") or (not root and "$" in expanded):
+        raise ValueError(f"runs cannot be kept in {given!r}: nothing says what `~` or `$` stands for in it")
+    with contextlib.suppress(OSError):  # where one works may be gone
+        return Path(os.path.abspath(expanded))  # a notebook that changes folders keeps its runs in one
+    return Path(expanded)
 
 
 class Store:
     """A folder of runs, one `KEY.safetensors` each.
 
     Args:
-        root: the folder; made on the first write. Left out, it is `$KDUTILS_RUNS`, else `runs`.
+        root: the folder; made on the first write. Left out, it is `$KDUTILS_RUNS`, or `runs` where one works when
+            that is empty or not set. `~` is the home folder, and in the variable `$NAME` another variable.
 
-    A stored run that is cut short or damaged is reported and counts as missing. A folder that cannot be
-    written is reported once; work goes on without it.
+    A stored run that is cut short, damaged or another than its name says is reported and counts as missing. A folder
+    that cannot be read or written is reported once; work goes on without it.
+
+    Raises:
+        ValueError: for a folder's name with a `~` or `$NAME` that stands for nothing.
     """
 
     def __init__(self, root: str | Path | None = None) -> None:
-        self.root = Path(root if root is not None else os.environ.get("KDUTILS_RUNS", "runs"))
+        self.root = _folder(root)
         self._writable = True
+        self._said: set[str] = set()
+
+    def _say(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            warnings.warn(message, stacklevel=4)
 
     def path(self, key: str) -> Path:
         return self.root / f"{key}.safetensors"
+
+    def accepts(self, settings: dict[str, Any]) -> bool:
+        """Whether a run with these settings can be kept: not one of which something is `unseen`; that is said once."""
+        first, *others = unseen(settings) or [None]
+        if first is not None:
+            more = f" and {len(others)} more" if others else ""
+            self._say(
+                f"this run is not kept: it depends on {first}{more}, and a change there would not be seen. To keep it, "
+                'vouch for that with a text of yours, train(..., version="1"), and change the text when it changes'
+            )
+        return first is None
 
     def load(self, key: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
         """The tensors and metadata saved under `key`, or None."""
@@ -142,35 +112,46 @@ class Store:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             if meta.pop("digest") != _checksum(tensors, meta):
                 raise ValueError("its contents do not match their checksum")
-            return tensors, meta
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            if "tensors" not in meta:  # kept by an earlier version
+                return None
+            if meta.pop("key") != key:
+                raise ValueError("it was kept under another name")
+            kinds = meta.pop("tensors")
+            return {n: torch.view_as_complex(tensors[n]) if c else tensors[n] for n, c in kinds}, meta
+        except OSError as error:
+            self._say(f"runs cannot be read in {self.root} ({error.strerror or error}): computing them again")
+        except Exception as error:  # a foreign file may hold anything
             warnings.warn(f"stored run {path} is damaged ({error}): computing it again", stacklevel=3)
-            return None
+        return None
 
     def save(self, key: str, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> None:
         """Write atomically: to a temporary file in the same folder, then rename."""
         if not self._writable:
             return
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-        text = json.dumps({**meta, "digest": _checksum(tensors, meta)})
-        temporary = None
+        temporary = self.root / f"{key}.{secrets.token_hex(4)}.partial"
         try:
+            kinds = [[name, tensor.is_complex()] for name, tensor in tensors.items()]  # in order: safetensors sorts
+            parts = {n: torch.view_as_real(tensors[n].resolve_conj()) if c else tensors[n] for n, c in kinds}
+            parts = {n: t.detach().cpu().clone(memory_format=torch.contiguous_format) for n, t in parts.items()}
+            meta = {**meta, "key": key, "tensors": kinds}
+            text = _text({**meta, "digest": _checksum(parts, meta)})
             self.root.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.root, suffix=".partial")
-            os.close(handle)
-            save_file(tensors, temporary, metadata={"kdutils": text})
-            os.replace(temporary, self.path(key))
-            temporary = None
+            temporary.touch()
+            mode = temporary.stat().st_mode  # safetensors would let nobody else read it
+            save_file(parts, temporary, metadata={"kdutils": text})
+            temporary.chmod(mode)
+            temporary.replace(self.path(key))
         except (OSError, SafetensorError) as error:
             self._writable = False
-            warnings.warn(
+            self._say(
                 f"runs cannot be kept in {self.root} ({error}): going on without; "
-                "set KDUTILS_RUNS to a folder that can be written",
-                stacklevel=3,
+                "set KDUTILS_RUNS to a folder that can be written"
             )
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            self._say(f"a run is not kept, since its file has no place for something in it ({error})")
         finally:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def discard(self, key: str) -> None:
         """Forget what was saved under `key`, if anything."""

@@ -48,6 +48,7 @@ def train(
     runs: store.Store | None = None,
     save_every: float = 120.0,
     progress: bool | None = None,
+    version: str | None = None,
 ) -> Run:
     """Train every member of `students` through `curriculum` on fresh samples.
 
@@ -71,8 +72,11 @@ def train(
             as they were built, each with statistics and dropout of its own.
         runs: where to look for this very run first, and to keep it afterwards. A run that was stopped goes on from
             its last saved state, bit for bit.
-        save_every: seconds between two saved states; more, where saving would take over a hundredth of the time.
+        save_every: seconds between two saved states; more, where saving would take over a hundredth of the time; 0,
+            after every step.
         progress: show a bar; when left out, only where somebody is watching.
+        version: a text of yours that stands for what the store cannot see, such as a file that the task reads: with
+            it the run is kept, and found again under the same text.
 
     Raises:
         DivergenceError: as soon as an evaluation finds that a loss was not finite, if nothing but the learning rate
@@ -86,12 +90,17 @@ def train(
     until = None if until is None else checks.number("until", until)
     checks.one_of("mode", mode, ("eval", "train"))
     settings = {
-        "students": store.describe(students), "task": store.describe(task), "curriculum": store.describe(curriculum),
+        "students": store.describe(students), "task": store.describe(task),
+        "curriculum": {"name": curriculum.name, "stages": [str(s.signal) for s in curriculum.stages],
+                       **store.describe(curriculum.stages)},
         "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "held_out": held_out,
         "until": until, "keep_every": keep_every, "mode": mode, "device": students.device.type,
         "held out task": store.describe(held_out_task or task), "optimiser": store.describe(optimiser),
+        "version": version,
     }  # fmt: skip
     key = store.key(settings)
+    if runs is not None and not runs.accepts(settings):
+        runs = None
     lengths = curriculum.lengths(steps)
     stored = runs.load(key) if runs is not None else None
     if stored is not None:
@@ -247,20 +256,13 @@ class _Loop:
 
 def _cause(bound: Bound, x: torch.Tensor, y: torch.Tensor, seed: int) -> str | None:
     """What else than a learning rate can have made a loss that is not finite, on one batch a seed."""
-    bad = reading.nonfinite(x[seed])
+    bad = reading.nonfinite(x[seed : seed + 1])
     if bad is not None:
-        return f"the task's inputs are not finite at sample {bad} of the batch"
+        return f"the task's inputs are not finite (batch: {bad})"
     if not y.is_floating_point() and bool((y[seed] == losses.IGNORE).all()):
         return "no position of the batch has a label"
-    targets = [t for t in _tensors(bound.target(x, y)) if len(t) == len(x)]
-    found = [bad for t in targets if (bad := reading.nonfinite(t[seed])) is not None]
-    return f"the teacher's output is not finite at sample {found[0]} of the batch" if found else None
-
-
-def _tensors(nested: Any) -> list[torch.Tensor]:
-    if isinstance(nested, tuple):
-        return [tensor for part in nested for tensor in _tensors(part)]
-    return [nested]
+    bad = reading.nonfinite(bound.target(x, y))
+    return None if bad is None else f"the teacher's output is not finite (batch: {bad})"
 
 
 def _tell_of_modes(students: Ensemble, x: torch.Tensor) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from typing import Any
 
 import torch
 
-from kdutils.lab import store
+from kdutils.lab import source, store
 from kdutils.lab.record import Run
+from kdutils.pages import files, profiles
 
 
 @dataclass(frozen=True)
@@ -57,24 +59,39 @@ class Claim:
 def verdicts(claims: Sequence[Claim]) -> None:
     """Print one line a claim, without numbers: the same in every profile where the claims hold."""
     for claim in claims:
-        print(f"{claim.verdict:>7}  {claim.id}: {claim.sentence}")
+        print(_typed(f"{claim.verdict:>7}  {claim.id}: {claim.sentence}"))
+
+
+def _typed(text: str) -> str:
+    """`text` as the terminal can show it: in ASCII where it knows no other signs."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        for sign, plain in {"\u2265": ">=", "\u2264": "<=", "\u221e": "inf", "\u00a0": " "}.items():
+            text = text.replace(sign, plain)
+        return text.encode(encoding, "backslashreplace").decode(encoding)
+    return text
 
 
 class Box:
-    """The "What you should see" table, for a notebook (HTML) or a terminal."""
+    """The "What you should see" table, for a notebook (HTML) or a terminal, and a line on where it is kept."""
 
-    def __init__(self, claims: Sequence[Claim]) -> None:
+    def __init__(self, claims: Sequence[Claim], note: str = "") -> None:
         self.rows = [(c.sentence, _measured(c), _band(c), c.verdict) for c in claims]
+        self.note = note
 
     def __repr__(self) -> str:
-        return "\n".join(
+        lines = [
             f"{verdict}: {sentence} Measured {value}; band {band}." for sentence, value, band, verdict in self.rows
-        )
+        ]
+        return _typed("\n".join([*lines, self.note] if self.note else lines))
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th scope='col'>{h}</th>" for h in ("Claim", "Measured [90 % interval]", "Band", "Verdict"))
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
-        return f"<table class='kd-claims'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        note = f"<p class='kd-note'>{html.escape(self.note)}</p>" if self.note else ""
+        return f"<table class='kd-claims'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
 
 def _number(value: float) -> str:
@@ -95,9 +112,46 @@ def _band(claim: Claim) -> str:
     return f"≤ {_number(high)}{claim.unit}" if math.isinf(low) else f"{_number(low)} to {_number(high)}{claim.unit}"
 
 
-def results_path(chapter: str, profile: str) -> Path:
-    """`results/PROFILE/CHAPTER.json` under the working directory, or under `$KDUTILS_RESULTS`."""
-    return Path(os.environ.get("KDUTILS_RESULTS", "results")) / profile / f"{chapter}.json"
+def _record(chapter: str, profile: str) -> Path:
+    """A chapter's record in the book."""
+    return Path(os.path.expanduser(os.environ.get("KDUTILS_RESULTS") or "results"), profile, f"{chapter}.json")
+
+
+def _own(chapter: str, profile: str) -> Path:
+    """Where a reader's numbers go: beside the reader's runs."""
+    return store.Store().root / "results" / profile / f"{chapter}.json"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a record holds; nothing where it is missing or damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _not_the_books(chapter: str, settings: SimpleNamespace) -> str:
+    """Why numbers made with `settings` are not the book's; empty where they are."""
+    if not os.environ.get("KDUTILS_RESULTS"):
+        return "the book's own change through `make execute` alone"
+    if names := profiles.changed(settings):
+        return f"not the profile's own: {', '.join(names)}"
+    before = _read(_record(chapter, settings.profile)).get("settings")
+    device = str(before.get("device") if isinstance(before, dict) else settings.device)
+    if device.split(":")[0] != settings.device.split(":")[0]:
+        return f"the record was made on {device}, these on {settings.device}"
+    return ""
+
+
+def results_path(chapter: str, settings: SimpleNamespace) -> Path:
+    """The file that `publish` writes.
+
+    The book's records, `$KDUTILS_RESULTS/PROFILE/CHAPTER.json`, take a profile's own settings on the device that they
+    were made on. `tools/execute.py` sets the variable. All else goes to `results` in the folder of runs.
+    """
+    own = _not_the_books(chapter, settings)
+    return _own(chapter, settings.profile) if own else _record(chapter, settings.profile)
 
 
 def publish(
@@ -107,7 +161,9 @@ def publish(
     runs: Mapping[str, Run],
     measured: Mapping[str, Any],
 ) -> Box:
-    """Write the chapter's numbers, with where they came from, and return the table to show.
+    """Write the chapter's numbers, with where they came from, to `results_path`, and return the table to show.
+
+    Where nothing can be written, a warning says so, and the chapter goes on.
 
     Args:
         runs: the runs the chapter used, by name.
@@ -119,21 +175,26 @@ def publish(
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "kdutils source": store.source_hash()[:12],
+            "kdutils source": source.source_hash()[:12],
         },
         "cost": cost(runs),
         "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in claims],
         "measured": measured,
         "runs": {name: _summary(run) for name, run in runs.items()},
     }
-    path = results_path(chapter, settings.profile)
+    path, why = results_path(chapter, settings), _not_the_books(chapter, settings)
     text = json.dumps(_finite(record), indent=1, ensure_ascii=False) + "\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.partial")
-    temporary.touch(0o644)  # less the umask: others may read what was measured
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return Box(claims)
+    kept = files.write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    where = f"kept in {_shown(path)}" if kept else "not kept"
+    return Box(claims, "" if kept and not why else f"Numbers of your run, {where}{why and f' ({why})'}.")
+
+
+def _shown(path: Path) -> Path:
+    """A path as a reader would write it, from where the reader works."""
+    try:
+        return path.relative_to(Path.cwd())
+    except (OSError, ValueError):
+        return path
 
 
 def cost(runs: Mapping[str, Run]) -> dict[str, Any]:
@@ -174,19 +235,24 @@ class CostBox:
     """What running a chapter took when its results were last recorded."""
 
     def __init__(self, chapter: str, settings: SimpleNamespace) -> None:
-        path = results_path(chapter, settings.profile)
         self.text = f"Not measured here yet: run the chapter once at the {settings.profile} profile."
-        if path.exists():
-            spent = json.loads(path.read_text(encoding="utf-8"))["cost"]
+        found = _read(_record(chapter, settings.profile))
+        if not found:
+            yours = _read(_own(chapter, settings.profile))
+            found = yours if yours.get("settings") == _finite(vars(settings)) else {}
+        try:
+            spent = found["cost"]
             minutes, memory = spent["seconds"] / 60, spent["peak memory, bytes"] / 2**30
-            self.text = (
-                f"Measured cost of all training this chapter rests on, at the {settings.profile} profile: "
-                f"{minutes:.1f} minutes and {memory:.1f} GiB of memory on one device ({spent['device']}). "
-                "Runs shared with other chapters are trained once and kept."
-            )
+        except (KeyError, TypeError):
+            return
+        self.text = (
+            f"Measured cost of all training this chapter rests on, at the {settings.profile} profile: "
+            f"{minutes:.1f} minutes and {memory:.1f} GiB of memory on one device ({spent['device']}). "
+            "Runs shared with other chapters are trained once and kept."
+        )
 
     def __repr__(self) -> str:
-        return self.text
+        return _typed(self.text)
 
     def _repr_html_(self) -> str:
         return f"<p class='kd-cost'>{html.escape(self.text)}</p>"

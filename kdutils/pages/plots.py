@@ -13,6 +13,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from kdutils.curriculum import Curriculum
 from kdutils.lab.stats import Arm, Times
+from kdutils.pages import files
 
 # Okabe and Ito's colours (2008), told apart with any colour vision; dashes and markers tell them apart without.
 COLOURS = {
@@ -175,5 +176,5 @@ def timeline(plans: Sequence[Curriculum], steps: int, ax: Axes | None = None) ->
 
 def save(figure: Figure, path: Path) -> None:
     """Save a figure with nothing in the file that changes from run to run; the folder is made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Software": None}, dpi=150)
+    kind = path.suffix.removeprefix(".")
+    files.write(path, lambda partial: figure.savefig(partial, format=kind, metadata={"Software": None}, dpi=150))

@@ -112,7 +112,7 @@ def test_chapter_runs_in_colab(colab, name):
     python, variables, folder, before = colab
     assert "kdutils" not in before
     shutil.copy(ROOT / "book" / f"{name}.ipynb", folder)
-    command = [python, "-m", "papermill", "--no-progress-bar", f"{name}.ipynb", "out.ipynb"]
+    command = [python, "-m", "papermill", "--no-progress-bar", "--start-timeout=600", f"{name}.ipynb", "out.ipynb"]
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     if "No matching distribution" in done.stdout + done.stderr and "Retrying" in done.stdout + done.stderr:
         pytest.skip("pip reached no package index: connect to the network")

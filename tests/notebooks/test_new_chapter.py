@@ -1,7 +1,6 @@
 """`make new-chapter` writes what the plan of a chapter asks for."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import jupytext
@@ -10,7 +9,6 @@ import test_chapters
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
 
 
 @pytest.fixture

@@ -26,10 +26,10 @@ def browse() -> Callable[..., list[dict]]:
         if subprocess.run(command, check=False).returncode:
             pytest.skip(f"browser checks need the npm packages {', '.join(NODE_PACKAGES)}: connect to npm once")
 
-    def run(script: str, *arguments: Path) -> list[dict]:
+    def run(script: str, *arguments: Path | str) -> list[dict]:
         command = [node, str(Path(__file__).with_name(script)), chromium, *map(str, arguments)]
         environment = {**os.environ, "NODE_HOME": str(home)}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
         return [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -1,8 +1,11 @@
 """The built site, as a reader's browser sees it."""
 
 import functools
+import http.server
 import os
 import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -113,6 +116,52 @@ def test_lost_readers_find_back_from_any_depth():
     first = page.head.find(["base", "link", "script"])
     assert first.name == "base" and root.endswith(first["href"]), "links must start from the site's root"
     assert not [a["href"] for a in page.find_all("a", href=True) if a["href"].startswith(("/", ".."))]
+
+
+PREFIXES = ("/", "/a-book/", "/fork/", "/pr/12/", "/a-book/pr-preview/pr-12/")
+
+
+@pytest.fixture
+def host() -> Iterator[str]:
+    """The site below several paths of one host, which shows the nearest 404 page above an address that is not there."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            wanted = unquote(urlsplit(self.path).path)
+            prefix = max((p for p in PREFIXES if wanted.startswith(p)), key=len)
+            file = SITE / wanted.removeprefix(prefix)
+            self.send_response(200 if file.is_file() else 404)
+            kind = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}.get(file.suffix, "text/html")
+            self.send_header("Content-Type", kind)
+            self.end_headers()
+            self.wfile.write((file if file.is_file() else SITE / "404.html").read_bytes())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_lost_readers_find_back_under_any_path(browse, host):
+    places = ("404.html", "book/no/such/page.html")
+    found = browse("lost.mjs", *(f"{host}{prefix}{place}" for prefix in PREFIXES for place in places))
+    assert len(found) == len(PREFIXES) * len(places)
+    for report, prefix in zip(found, [prefix for prefix in PREFIXES for _ in places], strict=True):
+        assert report["styled"], report["address"]
+        assert report["links"] == [f"{host}{prefix}book/index.html", f"{host}{prefix}search.html"]
+
+
+def test_a_lost_page_opened_as_a_file_finds_back(browse):
+    (report,) = browse("lost.mjs", (SITE / "404.html").as_uri())
+    assert report["links"] == [(SITE / name).as_uri() for name in ("book/index.html", "search.html")]
+    assert report["styled"]
+
+
+def test_a_branch_that_pages_shows_keeps_its_underscores():
+    assert (SITE / ".nojekyll").is_file(), "else GitHub Pages leaves out _static and _images"
 
 
 def test_style_sheet_has_the_colours_of_the_figures():

@@ -10,11 +10,21 @@ const { AxeBuilder } = require("@axe-core/playwright");
 const [executablePath, shots, ...pages] = process.argv.slice(2);
 const browser = await chromium.launch({ executablePath, args: ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"] });
 
+const GIVE_UP = 600_000; // ms: only a page that is broken waits so long
+
 // Math is typeset and every widget is drawn.
 const settled = () =>
   document.readyState === "complete" &&
   [...document.querySelectorAll(".math")].every((e) => e.querySelector("mjx-container")) &&
   document.querySelectorAll(".jupyter-widgets, .kd-explorer").length >= document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']").length;
+
+// Fonts are there, a frame has been drawn, and what fades or moves has come to its end.
+const atRest = async () => {
+  await document.fonts.ready;
+  await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
+  const ending = document.getAnimations().filter((a) => a.effect.getComputedTiming().endTime !== Infinity);
+  await Promise.allSettled(ending.map((a) => a.finished));
+};
 
 const look = () => {
   const prose = [...document.querySelectorAll("main p, main li, main td, main th, main h1, main h2, main h3")].filter((e) => !e.closest("pre, code, .highlight"));
@@ -64,14 +74,15 @@ for (const file of pages) {
   const found = { page: name, outside: [], failed: [], console: [], sideways: {}, axe: {} };
   await context.route(/^(?!file:|data:|blob:|about:)/, (route) => { found.outside.push(route.request().url()); return route.abort(); });
   const page = await context.newPage();
+  page.setDefaultTimeout(GIVE_UP);
   page.on("requestfailed", (r) => { if (/^(file|data|blob):/.test(r.url())) found.failed.push(r.url()); });
   page.on("console", (m) => { if (m.type() === "error") found.console.push(m.text()); });
   page.on("pageerror", (e) => found.console.push(e.message));
   const shoot = (kind) => shots === "-" ? null : page.screenshot({ path: path.join(shots, `${name}-${kind}.png`), fullPage: true });
 
   await page.goto(pathToFileURL(file).href, { waitUntil: "load" });
-  await page.waitForFunction(settled, null, { timeout: 20000 }).catch(() => {}); // what never settles shows in the report
-  await page.waitForTimeout(300);
+  await page.waitForFunction(settled, null, { timeout: GIVE_UP }).catch(() => {}); // what never settles shows in the report
+  await page.evaluate(atRest);
   Object.assign(found, await page.evaluate(look));
   found.sideways.desktop = await page.evaluate(sideways);
   found.axe.light = await axe(page, (b) => b.withTags(["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]));
@@ -79,19 +90,20 @@ for (const file of pages) {
 
   await page.emulateMedia({ colorScheme: "dark" });
   await page.evaluate(() => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = "dark"; });
-  await page.waitForTimeout(500); // colours fade
+  await page.evaluate(atRest); // colours fade
   found.axe.dark = await axe(page, (b) => b.withRules(["color-contrast"]));
   await shoot("dark");
 
   await page.emulateMedia({ colorScheme: "light" });
   await page.evaluate(() => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = "light"; });
   await page.setViewportSize({ width: 360, height: 780 });
-  await page.waitForTimeout(500);
+  await page.evaluate(atRest);
   found.sideways.phone = await page.evaluate(sideways);
   await shoot("phone");
 
   await page.emulateMedia({ media: "print" });
   await page.setViewportSize({ width: 700, height: 990 });
+  await page.evaluate(atRest);
   found.print = await page.evaluate(printed);
 
   console.log(JSON.stringify(found));

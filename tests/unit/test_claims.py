@@ -1,6 +1,9 @@
+import io
 import json
 import math
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -193,3 +196,144 @@ def test_cost_box(published: Callable[[], Path]) -> None:
 
 def test_cost_of_no_run() -> None:
     assert claims.cost({}) == {"seconds": 0, "peak memory, bytes": 0, "device": "none"}
+
+
+@pytest.fixture
+def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A chapter run by hand in a clone: the folder of its runs. The record of chapter `chapter` is beside it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KDUTILS_RESULTS")
+    monkeypatch.delenv("KDUTILS_RUNS")
+    (tmp_path / "results" / "smoke").mkdir(parents=True)
+    cost = {"seconds": 90, "peak memory, bytes": 2**30, "device": "cpu, 2 threads"}
+    record = {"settings": {"device": "cpu"}, "cost": cost}
+    (tmp_path / "results" / "smoke" / "chapter.json").write_text(json.dumps(record))
+    return tmp_path / "runs"
+
+
+def test_a_readers_numbers_go_to_a_place_of_their_own(reader: Path) -> None:
+    before = (reader.parent / "results" / "smoke" / "chapter.json").read_bytes()
+    for change in ({}, {"seeds": [7]}, {"overrides": {"d": 24}}):
+        settings = profiles.load("parity", "smoke", "cpu", **change)
+        box = publish("chapter", settings, [claim()], {}, {})
+        kept = Path("runs", "results", "smoke", "chapter.json").absolute()
+        assert claims.results_path("chapter", settings) == kept
+        assert strict(kept)["settings"] == vars(settings)
+        for shown in (repr(box).splitlines()[-1], box._repr_html_()):
+            assert "Numbers of your run, kept in runs/results/smoke/chapter.json (the book" in shown
+        kept.unlink()
+    assert (reader.parent / "results" / "smoke" / "chapter.json").read_bytes() == before
+    assert [file.name for file in (reader.parent / "results").rglob("*.*")] == ["chapter.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"overrides": {"d": 24}}, "not the profile's own: d"),
+        ({"seeds": [7, 8, 9]}, "not the profile's own: seeds"),
+        ({"section": "english", "overrides": {"corpus": "mine.txt"}}, "not the profile's own: corpus"),
+        ({"edit": {"steps": 9}}, "not the profile's own: steps"),
+        ({"edit": {"device": "cuda:0"}}, "the record was made on cpu, these on cuda:0"),
+    ],
+)
+def test_the_records_take_only_what_a_profile_says(tmp_path: Path, change: dict, says: str) -> None:
+    section, edit = change.pop("section", "parity"), change.pop("edit", {})
+    publish("chapter", profiles.load(section, "smoke", "cpu"), [], {}, {})
+    record = tmp_path / "results" / "smoke" / "chapter.json"
+    before = record.read_bytes()
+    settings = profiles.load(section, "smoke", "cpu", **change)
+    vars(settings).update(edit)
+    box = publish("chapter", settings, [], {}, {})
+    assert record.read_bytes() == before and says in repr(box)
+    assert strict(tmp_path / "runs" / "results" / "smoke" / "chapter.json")["settings"] == vars(settings)
+
+
+def test_what_is_overridden_with_the_profiles_own_is_the_profiles(tmp_path: Path) -> None:
+    own = profiles.load("parity", "smoke", "cpu")
+    same = profiles.load(
+        "parity", "smoke", "cpu", seeds=own.seeds, overrides={"d": own.d, "learning_rates": own.learning_rates}
+    )
+    assert (
+        repr(publish("chapter", same, [], {}, {})) == "" and (tmp_path / "results" / "smoke" / "chapter.json").exists()
+    )
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"cost": {"sec', "[1]", "3", "null", "{}", '{"cost": 3, "settings": 3}', "\ud83d"]
+)
+def test_a_damaged_record_is_none(tmp_path: Path, content: str) -> None:
+    settings = profiles.load("parity", "smoke", "cpu")
+    record = tmp_path / "results" / "smoke" / "chapter.json"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(content.encode("utf-8", "surrogatepass"))
+    assert "Not measured here yet" in repr(CostBox("chapter", settings))
+    publish("chapter", settings, [], {}, {})
+    assert strict(record)["settings"] == vars(settings) and "0.0 minutes" in repr(CostBox("chapter", settings))
+
+
+def test_cost_box_reads_the_books_record_and_else_the_readers_own(reader: Path) -> None:
+    settings = profiles.load("parity", "smoke", "cpu")
+    publish("chapter", settings, [], {}, {})
+    assert "1.5 minutes and 1.0 GiB" in repr(CostBox("chapter", settings))
+    assert "Not measured here yet" in repr(CostBox("other", settings))
+    publish("other", settings, [], {}, {})
+    assert "0.0 minutes" in repr(CostBox("other", settings))
+    assert "Not measured here yet" in repr(CostBox("other", profiles.load("parity", "smoke", "cpu", seeds=[7])))
+
+
+@pytest.mark.parametrize("value", ["", "~/kept"])
+def test_folder_of_records_by_name(reader: Path, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("KDUTILS_RESULTS", value)
+    monkeypatch.setenv("HOME", str(reader.parent / "home"))
+    path = claims.results_path("chapter", profiles.load("parity", "smoke", "cpu"))
+    assert path == (
+        reader.parent / "home/kept/smoke/chapter.json" if value else Path("runs/results/smoke/chapter.json").absolute()
+    )
+
+
+@pytest.mark.parametrize("place", ["a file", "nowhere"])
+def test_a_chapter_goes_on_where_nothing_can_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Stands for a folder that cannot be written, too: to root every folder can."""
+    monkeypatch.delenv("KDUTILS_RESULTS")
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    if place == "a file":
+        (folder / "runs").write_text("")
+    else:
+        folder.rmdir()
+    monkeypatch.setenv("KDUTILS_RUNS", "runs")
+    settings = profiles.load("parity", "smoke", "cpu")
+    with pytest.warns(UserWarning, match="going on without; set KDUTILS_RUNS") as said:
+        box = publish("chapter", settings, [claim()], {}, {})
+    assert len(said) == 1 and "Numbers of your run, not kept" in repr(box) and "holds" in repr(box)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            publish("chapter", settings, [claim()], {}, {})
+    assert len(said) == 1, "said once"
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_record_of_the_book_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match="nothing can be kept in"):
+        box = publish("chapter", profiles.load("parity", "smoke", "cpu"), [claim()], {}, {})
+    assert "not kept" in repr(box)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_terminal_cannot_show_is_spelled(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    out = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding=encoding))
+    found = [Claim("x", "Größer \u2014 \u2265 1.", 2, (-INF, INF), (1, INF), bound=True)]
+    claims.verdicts(found)
+    print(Box(found))
+    sys.stdout.flush()
+    text = out.getvalue().decode(encoding)
+    if encoding == "utf-8":
+        assert "Größer \u2014 \u2265 1." in text and "[-\u221e, \u221e]" in text
+    else:
+        assert "\\u2014 >= 1." in text and "[-inf, inf]" in text and "band >= 1." in text

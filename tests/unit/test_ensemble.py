@@ -133,10 +133,10 @@ def test_clone_shares_nothing_that_is_trained() -> None:
     assert students.buffers["running_var"].eq(1).all()
 
 
-def test_width_of_a_layer() -> None:
+def test_shape_of_a_layer_is_that_of_one_member() -> None:
     students, x = Ensemble(partial(MLP, 3, 5), SEEDS), torch.ones(3, 2, 3)
-    assert students.shape_at("act", x) == (1, 5)
-    assert students.shape_at("", x) == (1, 2)
+    assert students.shape_at("act", x) == (2, 5)
+    assert students.shape_at("", x) == (2, 2)
     with pytest.raises(ValueError, match="'hidden', 'act', 'readout'"):
         students.shape_at("nowhere", x)
 

@@ -118,9 +118,12 @@ def test_asked_positions_of_the_calibration_alone_fix_the_scale(students: Ensemb
         assert torch.allclose(first, second) is same
 
 
-def test_a_teacher_without_padding_has_tokens_everywhere(students: Ensemble, batch: Batch) -> None:
-    every, tokens = (losses(Hidden(deep(8), "0", "0", positions=p), students, batch) for p in ("all", "tokens"))
-    assert torch.equal(every, tokens)
+def test_tokens_need_the_id_of_padding(students: Ensemble, batch: Batch) -> None:
+    with pytest.raises(ValueError, match="needs the id of padding: give padding=ID"):
+        Hidden(deep(8), "0", "0", positions="tokens")
+    said = Hidden(deep(8), "0", "0", positions="tokens", padding=PAD)
+    known = Hidden(deep(8, PAD), "0", "0", positions="tokens")
+    assert torch.equal(losses(said, students, batch), losses(known, students, batch))
 
 
 @pytest.mark.parametrize("positions", CHOSEN)
@@ -135,7 +138,7 @@ def test_normalised_by_position_the_loss_is_one_minus_the_correlation(positions:
     loss = bound.loss({"0": h}, students.spread(bound.target(*batch)))
     for m in range(4):
         rows = CHOSEN[positions](x[m % 2], y[m % 2])
-        pairs = zip(h[m][rows], wanted[m % 2][rows.flatten()], strict=True)
+        pairs = zip(h[m][rows], wanted[m % 2][rows], strict=True)
         correlation = torch.stack([torch.corrcoef(torch.stack(pair))[0, 1] for pair in pairs])
         torch.testing.assert_close(loss[m], width * (1 - correlation).mean(), atol=1e-3, rtol=1e-3)
 

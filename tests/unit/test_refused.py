@@ -284,9 +284,9 @@ class Broken(nn.Module):
 
 
 def test_the_cause_is_named() -> None:
-    with pytest.raises(ValueError, match=r"at step 5: the task's inputs are not finite at sample 5 of the batch"):
+    with pytest.raises(ValueError, match=r"at step 5: the task's inputs are not finite .*sample 5"):
         fit(Holed(6, 2))
-    with pytest.raises(ValueError, match=r"at step 1: the teacher's output is not finite at sample \d+ of the batch"):
+    with pytest.raises(ValueError, match=r"at step 1: the teacher's output is not finite .*sample \d+"):
         fit(plan=curriculum.one_shot(Broken()))
     with pytest.raises(DivergenceError, match="try a smaller learning rate, such as"):
         train(Ensemble(partial(MLP, 6, 8), [1], [1e30]), TASK, curriculum.from_labels(), steps=9, held_out=8)
@@ -309,23 +309,25 @@ def test_nothing_asked_is_named() -> None:
 # -- going on
 
 
+SEEN: list[torch.Tensor] = []
+
+
+class Watched(SparseParity):
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = super().sample(n, generator)
+        if n == 256:  # a block of training samples
+            SEEN.append(x)
+        return x, y
+
+
 def test_students_that_go_on_read_other_samples(tmp_path: Path) -> None:
-    seen: list[torch.Tensor] = []
-
-    class Watched(SparseParity):
-        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-            x, y = super().sample(n, generator)
-            if n == 256:  # a block of training samples
-                seen.append(x)
-            return x, y
-
-    first = fit(Watched(6, 2), runs=Store(tmp_path))
-    read = fit(Watched(6, 2), runs=Store(tmp_path))
-    assert first.students.drawn == read.students.drawn == 1
     options = {"steps": 6, "batch": 8, "held_out": 32, "progress": False}
-    seconds = [train(run.students, Watched(6, 2), curriculum.from_labels(), **options) for run in (first, read)]
-    third = train(seconds[0].students, Watched(6, 2), curriculum.from_labels(), **options)
-    assert np.array_equal(seconds[0].loss, seconds[1].loss) and third.students.drawn == 3
-    one, other = (x for i, x in enumerate(seen) if i in (0, 2))
-    assert not torch.equal(one, other), "the second run of seed 1 reads other samples than the first"
-    assert len({tuple(x.flatten().tolist()) for x in seen}) == 6, "three runs, two seeds; the twin repeats the second"
+    first, read = fit(runs=Store(tmp_path)), fit(runs=Store(tmp_path))
+    assert first.seconds == read.seconds and first.students.drawn == read.students.drawn == 1
+    seconds = [train(run.students, TASK, curriculum.from_labels(), **options) for run in (first, read)]
+    assert seconds[0].key == seconds[1].key and np.array_equal(seconds[0].loss, seconds[1].loss)
+    run = fit(Watched(6, 2))
+    for _ in range(2):
+        run = train(run.students, Watched(6, 2), curriculum.from_labels(), **options)
+    assert run.students.drawn == 3
+    assert len({tuple(x.flatten().tolist()) for x in SEEN}) == 6, "three runs of two seeds"

@@ -16,10 +16,11 @@ from kdutils.curriculum import Curriculum, paired_blocks
 from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import Adam
-from kdutils.lab.training import BLOCK, Run, train
+from kdutils.lab.training import Run, train
 from kdutils.losses import IGNORE, distillation_loss
 from kdutils.signals import Hidden, Labels, Output, Signal, WeightedSum
 from kdutils.tasks.models import MLP, Transformer
+from kdutils.tasks.sampling import BLOCK
 
 TOKENS, LENGTH, PAD = 4, 6, 0
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -102,7 +103,7 @@ def test_nothing_asked_costs_nothing() -> None:
     students, x = Ensemble(deep, [1]), torch.ones(1, 3, LENGTH, dtype=torch.long)
     y = torch.full_like(x, IGNORE)
     for signal in (Labels(), Output(deep(8)), Hidden(deep(8), "0", "0", positions="asked")):
-        bound = signal.bind(students, x, y)
+        bound = signal.bind(students, x, x)
         assert bound.loss(students.outputs(x, bound.reads), bound.target(x, y)).tolist() == [0]
 
 

@@ -300,3 +300,199 @@ def test_fast_arm_unfinished_counts_as_zero() -> None:
 def test_speedup_needs_the_same_seeds() -> None:
     with pytest.raises(ValueError, match="seed by seed; got 3 and 2 seeds"):
         speedup(times(1, 2, 3), times(1, 2))
+
+
+def test_teachers_are_the_unit() -> None:
+    """Another student under each teacher narrows nothing that teachers differ in."""
+    rng = np.random.default_rng(0)
+    base = np.array([0.0, 1.0, 2.0])
+    few, many = ([b + 1e-3 * rng.normal(size=n) for b in base] for n in (5, 500))
+    a, b = stats.over_teachers(few), stats.over_teachers(many)
+    # Student's t with 2 degrees of freedom, 95 %: 2.920 times the standard error 1 / sqrt(3)
+    for found in (a, b):
+        assert found.value == pytest.approx(1, abs=2e-3)
+        assert found.high - found.value == pytest.approx(2.92 / 3**0.5, rel=5e-3)
+    assert (b.teachers, b.students, b.bound) == (3, 1500, "")
+
+
+@pytest.mark.parametrize("between", [0.0, 1.0])
+def test_two_levels_cover_as_often_as_they_say(between: float) -> None:
+    """400 studies of 3 teachers and 5 students, the truth 0: 90 % within four standard errors (6 points)."""
+    rng = np.random.default_rng(4)
+    covered = []
+    for _ in range(400):
+        low, high = stats.over_teachers(between * rng.normal(size=(3, 1)) + rng.normal(size=(3, 5))).interval
+        covered.append(low <= 0 <= high)
+    assert 0.84 <= np.mean(covered) <= 0.96
+
+
+def test_one_teacher_gives_an_interval_of_its_students_alone() -> None:
+    values = np.array([5.0, 9, 2, 7, 11])
+    found = stats.over_teachers([values])
+    assert (found.value, found.teachers) == (7, 1)
+    assert found.interval == stats.bootstrap(stats.median, values)
+
+
+def test_paired_differences_share_what_seeds_share() -> None:
+    rng = np.random.default_rng(1)
+    luck = [rng.normal(size=5) for _ in range(3)]
+    found = stats.paired([x + 0.1 for x in luck], luck)
+    assert found.value == pytest.approx(0.1) and found.high - found.low < 1e-9
+    with pytest.raises(
+        ValueError, match=r"student by student; under the teachers one has \[5, 5\], the other \[5, 5, 5\]"
+    ):
+        stats.paired(luck[:2], luck)
+    with pytest.raises(ValueError, match="student by student"):
+        stats.paired([], [])
+
+
+def test_a_ratio_of_finished_runs_is_a_number() -> None:
+    slow, fast = [times(40, 20, 80), times(40, 80, 20)], [times(10, 5, 20), times(10, 20, 5)]
+    found = stats.ratio(slow, fast)
+    assert (found.value, found.bound) == (4, "") and found.interval == pytest.approx((4, 4))
+    assert str(found) == "4 [4, 4]"
+    back = stats.ratio(fast, slow)
+    assert back.value == pytest.approx(0.25)
+
+
+def test_the_interval_of_a_ratio_is_symmetric_under_exchange() -> None:
+    rng = np.random.default_rng(2)
+    a, b = ([times(*np.exp(rng.normal(size=5))) for _ in range(4)] for _ in range(2))
+    one, other = stats.ratio(a, b), stats.ratio(b, a)
+    assert np.multiply(one.interval, other.interval[::-1]) == pytest.approx([1, 1])
+
+
+def test_unfinished_slow_runs_bound_from_below_only() -> None:
+    slow = [times(INF, INF, 50), times(INF, INF, INF)]
+    found = stats.ratio(slow, [times(10, 5, 10), times(10, 20, 5)])
+    assert found.bound == "at least" and found.high == INF and str(found).startswith("≥ 10 [")
+    assert 0 < found.low <= found.value == pytest.approx(10)  # limits of 100 against 10, the lower median of each
+    assert found.beyond(0.1, none=1) is False and not found.within(20, none=1)
+
+
+def test_unfinished_fast_runs_bound_from_above_only() -> None:
+    found = stats.ratio([times(10, 5, 10)], [times(INF, INF, INF)])
+    assert found.bound == "at most" and (found.low, found.value) == (0, 0.1)
+
+
+def test_two_unfinished_arms_identify_nothing() -> None:
+    found = stats.ratio([times(INF, INF, INF)] * 3, [times(INF, INF, 5)] * 3)
+    assert found.bound == str(found) == "not identified" and math.isnan(found.value)
+    assert found.interval == (0, INF)
+    assert not any([found.beyond(2, 1), found.beyond(0.5, 1), found.within(2, 1)])
+
+
+def test_few_unfinished_runs_leave_a_number() -> None:
+    """Below half of a teacher's students: its median is known, so the ratio is a number."""
+    found = stats.ratio([times(INF, 40, 20, 60, 80)] * 2, [times(10, 10, 10, 10, 10)] * 2)
+    assert (found.value, found.bound) == (6, "")
+
+
+def test_a_bound_never_says_more_than_the_finished_run_would() -> None:
+    """Whatever an unfinished run would have needed, the number lies within the bound's interval."""
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        truth, fast = np.exp(rng.normal(5, 1, (3, 5))), np.exp(rng.normal(3, 0.5, (3, 5)))
+        cut = [Times(np.where(t <= 150, t, INF), 150.0) for t in truth]
+        known = [Times(f, 1e9) for f in fast]
+        seen, whole = stats.ratio(cut, known), stats.ratio([Times(t, 1e9) for t in truth], known)
+        assert seen.high >= whole.value and seen.low <= whole.value * (1 + 1e-9)
+        if seen.bound == "":
+            assert seen.value <= whole.value * (1 + 1e-9)
+
+
+def test_the_smallest_effect_of_interest() -> None:
+    def estimate(low: float, high: float) -> stats.Estimate:
+        return stats.Estimate((low + high) / 2, low, high, "", 3, 15)
+
+    assert estimate(1.2, 3).beyond(1) and not estimate(0.5, 3).beyond(1)
+    assert estimate(-3, -1.2).beyond(-1) and not estimate(-3, -1.2).beyond(1)
+    assert estimate(-0.5, 0.9).within(1) and not estimate(-1.5, 0.9).within(1)
+    assert estimate(0.6, 1.9).within(2, none=1) and not estimate(0.4, 1.9).within(2, none=1)
+
+
+def test_medians_differ_for_even_numbers_only() -> None:
+    assert (stats.lower_median(np.array([1.0, 2])), stats.median(np.array([1.0, 2]))) == (1, 2)
+    assert stats.lower_median(np.array([3.0, 1, 2])) == stats.median(np.array([3.0, 1, 2])) == 2
+    assert stats.lower_median(np.array([[3.0, 1], [INF, 2]])).tolist() == [1, 2]
+
+
+def test_differences_of_exponents_do_not_share_their_draws() -> None:
+    """An exponent less another with the same times has twice the variance of one; coupled draws would give none."""
+    rng, sizes = np.random.default_rng(0), [10, 20, 40]
+    found = stats.exponent(sizes, [Times(s**2 * np.exp(0.3 * rng.normal(size=9)), 1e9) for s in sizes])
+    gap = stats.difference(found, found)
+    assert gap.value == 0
+    assert gap.draws.var() / found.draws.var() == pytest.approx(2, rel=0.15)  # 2,000 draws: 3 % of a variance
+    assert (found - found).draws.var() == 0
+
+
+def test_a_constant_hides_a_power_law() -> None:
+    sizes = [16, 32, 64, 128]
+    exact = [Times(np.full(5, 2000 + 0.5 * s**2.0), 1e9) for s in sizes]
+    found = stats.growth(sizes, exact)
+    assert (found.value, found.constant) == (pytest.approx(2), pytest.approx(2000, rel=1e-3))
+    assert found.interval() == (pytest.approx(2), pytest.approx(2))
+    assert stats.exponent(sizes, exact).value < 1.1
+    pure = [Times(np.full(5, 3.0 * s**1.5), 1e9) for s in sizes]
+    assert stats.growth(sizes, pure).value == pytest.approx(stats.exponent(sizes, pure).value)
+    assert stats.growth(sizes, pure).constant == pytest.approx(0, abs=1)
+    with pytest.raises(ValueError, match="at least four sizes"):
+        stats.growth(sizes[:3], exact[:3])
+
+
+def test_kaplan_meier_by_hand() -> None:
+    """Five runs: 3 of 5 finish; the curve falls by a fifth at each and stays up after the last."""
+    at, share, low, high = stats.survival(times(10, 30, 20, INF, INF))
+    assert at.tolist() == [10, 20, 30] and share == pytest.approx([0.8, 0.6, 0.4])
+    assert (low <= share).all() and (share <= high).all()
+    assert stats.survival(times(5, 5))[1].tolist() == [0]
+    none = stats.survival(times(INF, INF))
+    assert [len(part) for part in none] == [0, 0, 0, 0]
+
+
+def test_log_rank() -> None:
+    early, late = times(*range(1, 11)), times(*[INF] * 10)
+    assert stats.logrank(early, late) < 1e-3
+    assert stats.logrank(early, late) == pytest.approx(stats.logrank(late, early))
+    assert stats.logrank(early, early) == pytest.approx(1)
+
+
+def test_pooling_keeps_what_is_unfinished() -> None:
+    both = stats.pooled([times(1, INF, limit=100), times(2, 3, limit=40)])
+    assert both.values.tolist() == [1, INF, 2, 3] and both.limit == 100
+    with pytest.raises(ValueError, match="different limits"):
+        stats.pooled([times(1, INF, limit=50), times(2, 3, limit=100)])
+
+
+@pytest.mark.parametrize(
+    ("optimum", "chosen"), [((0.15, 0.1), (0.15, 0.1)), ((0.017, 0.1), (0.017, 0.1)), ((0.9, 0.9), (0.4, 0.9))]
+)
+def test_lists_are_tuned_one_after_the_other_and_past_their_edges(
+    fake_run: MakeRun, optimum: tuple[float, float], chosen: tuple[float, float]
+) -> None:
+    """0.9 lies beyond the reach of the share: its list is not extended there. The weight's is."""
+
+    def fit(choice: dict, rates: list[float]) -> Run:
+        off = sum(abs(np.log(choice[key] / best)) for key, best in zip(("share", "weight"), optimum, strict=True))
+        return fake_run([[0.5] * len(rates), [0.6 + 0.3 / (1 + off + abs(np.log(r / 0.3))) for r in rates]], [9], rates)
+
+    found = stats.tune(
+        fit, [9], [0.1, 0.3, 1.0], {"share": [0.05, 0.15, 0.4], "weight": [0.03, 0.1, 0.3]},
+        stats.fastest(0.55), 2, {"share": (0, 0.8), "weight": (0, INF)},
+    )  # fmt: skip
+    assert tuple(found.choice.values()) == chosen
+    assert max(found.own, key=stats.fastest(0.55)).learning_rate == 0.3
+    assert len({(*c.values(), a.learning_rate) for c, a in found.trials}) == len(found.trials)
+
+
+def test_a_choice_that_diverges_everywhere_is_left_out(fake_run: MakeRun) -> None:
+    def fit(choice: dict, rates: list[float]) -> Run:
+        if choice["steps"] != 1:
+            raise DivergenceError("too large", min(rates))
+        return fake_run([[0.5] * len(rates)] * 2, [9], rates)
+
+    found = stats.tune(fit, [9], [0.1, 1.0], {"steps": [1, 2, 4]}, stats.lowest_loss, 0)
+    assert found.choice == {"steps": 1}
+    with pytest.raises(DivergenceError):
+        stats.tune(fit, [9], [0.1, 1.0], {"steps": [2, 4]}, stats.lowest_loss, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 
 import torch
@@ -62,9 +63,10 @@ def check_partners(partners: Callable) -> None:
     for name, arm in arms.items():
         blocks = len(arm.run.students.skeleton.blocks)
         need(blocks == 1, f"{name}: the students have {blocks} blocks, not 1")
-        stages = [stage["signal"] for stage in arm.run.settings["curriculum"]["stages"]]
-        need(len(stages) == 2 and "layer" in stages[0], f"{name}: expected one hidden stage, then the output")
-        layer[name] = stages[0]["layer"]
+        stages = arm.run.settings["curriculum"]["stages"]
+        read = re.search("projection.* of `(.+?)`", stages[0])
+        need(len(stages) == 2 and read, f"{name}: expected one hidden stage, then the output")
+        layer[name] = read[1]
     message = f"'bottom' reads {layer['bottom']!r} and 'top' {layer['top']!r} of the teacher"
     need(layer["bottom"] == "blocks.0" and layer["top"] not in ("blocks.0", "act"), message)
 
@@ -108,9 +110,10 @@ def check_trials(trials: Callable, page: stats.Arm) -> None:
     need(len(arms) >= 3, f"{len(arms)} arms: report the one of the page and at least two changes")
     need(any(arm.run.key == page.run.key for arm in arms.values()), "the arm of the page is missing")
     _fair(arms)
-    stages = [str(arm.run.settings["curriculum"]["stages"]) for arm in arms.values()]
-    need(len(set(stages)) == len(stages), "two of the arms have the same stages")
-    need(all("student_layer" in s for s in stages), "every arm should have a hidden stage")
+    plans = [arm.run.settings["curriculum"] for arm in arms.values()]
+    stages = {str({key: value for key, value in plan.items() if key != "name"}) for plan in plans}
+    need(len(stages) == len(plans), "two of the arms have the same stages")
+    need(all("projection" in str(plan["stages"]) for plan in plans), "every arm should have a hidden stage")
 
 
 # Chapter 9: English

@@ -1,0 +1,269 @@
+"""Code as data: whose it is, what it does, and which names it looks up."""
+
+from __future__ import annotations
+
+import ast
+import bisect
+import dis
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import itertools
+import json
+import platform
+import re
+import sys
+import sysconfig
+import types
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parents[1]
+_FLAGS = 0x3AC  # of a code object: *args, **kwargs, generator, coroutine; the others say how it was compiled
+# Instructions that come and go with line numbers, with sizes, and with what else is compiled at the same time.
+_SILENT = {"NOP", "EXTENDED_ARG", "CACHE", "RESUME", "PUSH_NULL"}
+DYNAMIC = (eval, exec, globals, __import__)  # they reach names which no code shows
+PYTHON = f"python {platform.python_version()}"
+BUILTIN = (
+    types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
+    types.ClassMethodDescriptorType,
+)  # fmt: skip
+_LOOKUPS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
+
+_BESIDES = {  # what a class holds besides what was written in it, or follows from that
+    "__module__", "__qualname__", "__doc__", "__slotnames__", "__annotations__", "__annotate_func__",
+    "__annotations_cache__", "__firstlineno__", "__static_attributes__", "__orig_bases__", "__parameters__",
+    "__type_params__", "__dataclass_params__", "__abstractmethods__", "_abc_impl", "_backward_cls",
+}  # fmt: skip
+
+
+# ---- kdutils itself: the files that every run goes through, each as a whole ----
+
+
+def _tree(room: str) -> ast.Module:
+    return ast.parse((_ROOT / f"{room.replace('.', '/')}.py").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def rooms() -> tuple[str, ...]:
+    """The modules of kdutils that every run goes through: `lab.training` and all that its imports lead to."""
+    found = ["lab.training"]
+    for room in found:
+        for node in ast.walk(_tree(room)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            inside = [name.removeprefix("kdutils.") for name in names if name.startswith("kdutils.")]
+            found += [n for n in inside if n not in found and (_ROOT / f"{n.replace('.', '/')}.py").is_file()]
+    return tuple(sorted(found))
+
+
+@functools.cache
+def source_hash() -> str:
+    """SHA-256 of these modules, comments and docstrings left out: editing others keeps finished runs."""
+    h = hashlib.sha256()
+    for room in rooms():
+        tree = _tree(room)
+        for node in ast.walk(tree):
+            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            if documented and ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+        h.update(f"{room}\n{ast.unparse(tree)}\n".encode())
+    return h.hexdigest()
+
+
+def touched() -> dict[str, Any]:
+    """What somebody may have changed in these modules since they were read: numbers, functions, methods."""
+    found: dict[str, Any] = {}
+    for room in rooms():
+        module = f"kdutils.{room}"
+        for name, thing in vars(sys.modules[module]).items() if module in sys.modules else ():
+            number = type(thing) in (int, float, bool)
+            replaced = isinstance(thing, types.FunctionType) and not origin(thing.__globals__["__name__"])
+            if number or replaced or (isinstance(thing, type) and thing.__module__ == module and patches(thing)):
+                found[f"{room}.{name}"] = thing
+    return found
+
+
+# ---- whose code it is ----
+
+
+def origin(module: str | None) -> str | None:
+    """The distribution and its version, or "kdutils", that a module's code is known by; None for the reader's own."""
+    top, _, room = (module or "").partition(".")
+    if top == "kdutils":
+        return top if room in rooms() else None
+    if not top or top in ("__main__", "__mp_main__"):
+        return None
+    if (loaded := sys.modules.get(top)) is not None:
+        folders, file = list(getattr(loaded, "__path__", None) or ()), getattr(loaded, "__file__", None)
+    else:
+        spec = importlib.util.find_spec(top)
+        folders, file = list((spec and spec.submodule_search_locations) or ()), spec and spec.origin
+    return _distribution(top, folders[0] if folders else file)
+
+
+@functools.cache
+def _distribution(top: str, path: str | None) -> str | None:
+    folder, standard = Path(path or "").parent, Path(sysconfig.get_path("stdlib"))
+    if top in sys.stdlib_module_names and (path in (None, "built-in", "frozen") or standard in (folder, folder.parent)):
+        return PYTHON
+    if path is None or not (folder.name in ("site-packages", "dist-packages") or any(folder.glob("*.dist-info"))):
+        return None
+    find = importlib.metadata.distributions
+    for found in itertools.chain(find(name=top, path=[str(folder)]), find(path=[str(folder)])):
+        listed = f"{found.read_text('RECORD')}\n{found.read_text('top_level.txt')}"
+        if re.search(rf"^{re.escape(top)}(/|\.|$)", listed, re.MULTILINE):
+            source = json.loads(found.read_text("direct_url.json") or "{}")
+            if "dir_info" in source:  # installed from a folder of the reader's: its version says little
+                return None
+            commit = source.get("vcs_info", {}).get("commit_id", "")
+            return f"{found.metadata['Name']} {found.version} {commit}".strip()
+    return None
+
+
+def known(thing: types.FunctionType | type) -> dict[str, str] | None:
+    """The full name of a function or class and what it is of, where these say all that there is to it."""
+    if isinstance(thing, types.FunctionType):  # a decorator of others may have given its own the name of the reader's
+        places = [
+            (thing.__module__, thing.__qualname__),
+            (thing.__globals__.get("__name__"), thing.__code__.co_qualname),
+        ]
+        places = [] if is_own(thing) else places
+    else:
+        places = [(thing.__module__, thing.__qualname__)]
+    for module, name in places:
+        found = sys.modules.get(module or "")
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is thing and (home := origin(module)):
+            return {"named": f"{module}.{name}", "of": home}
+    return None
+
+
+def builtin(thing: Any) -> tuple[Any, dict[str, str] | None]:
+    """The object that a function written in C is bound to; or None, its full name and what it is of.
+
+    Raises:
+        LookupError: for one that is of nothing known.
+    """
+    holder = getattr(thing, "__objclass__", getattr(thing, "__self__", None))
+    free = type(holder).__name__.startswith(("NoneType", "module", "PyCapsule", "pybind11_"))
+    if not free and not isinstance(holder, type):
+        return holder, None
+    module = thing.__module__ if free else holder.__module__
+    home = origin(module)
+    if home is None or thing in DYNAMIC:
+        raise LookupError(f"{module} may do anything")
+    return None, {"named": f"{module}.{thing.__qualname__}", "of": home}
+
+
+def is_own(thing: Any) -> bool:
+    """Whether this is a function or a class of the reader's own, whoever decorated it."""
+    if isinstance(thing, types.FunctionType):
+        thing = inspect.unwrap(thing)
+    if isinstance(thing, types.FunctionType):
+        return origin(thing.__globals__.get("__name__")) is None
+    return isinstance(thing, type) and origin(thing.__module__) is None
+
+
+def patches(kind: type) -> dict[str, Any]:
+    """Methods of the reader's own that were put into classes of others among the bases of `kind`."""
+    found = {}
+    for base in kind.__mro__:
+        if origin(base.__module__) not in (None, PYTHON):
+            at_home = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else None
+            for name, value in vars(base).items():
+                if type(value) is types.FunctionType and value.__globals__ is not at_home and is_own(value):
+                    found[f"{base.__qualname__}.{name}"] = value
+    return found
+
+
+# ---- what it does ----
+
+
+def written(kind: type) -> list[tuple[str, Any]]:
+    """What a class itself holds: methods, constants, and of a dataclass's fields what is in neither."""
+    slots = types.GetSetDescriptorType, types.MemberDescriptorType
+    held = {n: v for n, v in vars(kind).items() if n not in _BESIDES and not isinstance(v, slots)}
+    if "__dataclass_fields__" in held:
+        held["__dataclass_fields__"] = {name: field.metadata for name, field in held["__dataclass_fields__"].items()}
+    return sorted(held.items())
+
+
+def _constant(value: Any) -> Any:
+    if isinstance(value, types.CodeType):
+        return compiled(value)[0]
+    if isinstance(value, tuple | frozenset):
+        entries = [str(_constant(entry)) for entry in value]
+        return type(value).__name__, entries if isinstance(value, tuple) else sorted(entries)
+    return f"{type(value).__name__} {value!r}"
+
+
+@functools.lru_cache(maxsize=10_000)
+def compiled(code: types.CodeType) -> tuple[str, tuple[tuple, ...]]:
+    """A hash of what compiled code does, and the chains of names that it looks up outside of itself.
+
+    Names of files, line numbers, comments and docstrings do not count. A chain is (name, attribute, ...) for a global,
+    (None, level, module, name or None) for an import.
+    """
+    steps: list[dis.Instruction] = []
+    for step in dis.get_instructions(code):
+        if step.opname == "STORE_NAME" and step.argval in ("__doc__", "__firstlineno__"):
+            steps.pop()  # its value
+        elif step.opname not in _SILENT:
+            steps.append(step)
+    offsets, text = [step.offset for step in steps], []
+    chains: list[tuple] = []
+    for n, step in enumerate(steps):
+        argument = step.argval
+        if step.opcode in dis.hasconst:
+            argument = _constant(argument)
+        elif step.opcode in dis.hasjrel or step.opcode in dis.hasjabs:
+            argument = bisect.bisect_left(offsets, argument)
+        text.append(f"{step.opname.replace('METHOD', 'ATTR')} {argument!r}")  # imported in the same cell, or not
+        if step.opname in _LOOKUPS and argument != "__name__":
+            following = itertools.takewhile(lambda s: s.opname in ("LOAD_ATTR", "LOAD_METHOD"), steps[n + 1 : n + 9])
+            chains.append((argument, *(s.argval for s in following)))
+        elif step.opname == "IMPORT_NAME":
+            level, names = steps[n - 2].argval, steps[n - 1].argval or (None,)
+            chains += [(None, level, argument, name) for name in names]
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            chains += compiled(constant)[1]
+    arguments = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _FLAGS
+    names = code.co_name, code.co_varnames, code.co_freevars, code.co_cellvars
+    whole = repr([names, arguments, text, code.co_exceptiontable])
+    return hashlib.sha256(whole.encode(errors="surrogatepass")).hexdigest(), tuple(dict.fromkeys(chains))
+
+
+def resolve(f: types.FunctionType, chain: tuple) -> tuple[str | None, Any]:
+    """What a chain of names stands for in a function, followed through modules to the first thing that is none.
+
+    Returns:
+        what it is of, where that says all of it, else None; and the thing itself, "undefined" where there is none.
+    """
+    name, *rest = chain
+    if name is None:
+        level, name, *rest = rest
+        name = importlib.util.resolve_name("." * level + name, f.__globals__.get("__package__") or "")
+        if home := origin(name):
+            return home, None
+        found, rest = importlib.import_module(name), [n for n in rest if n]
+    elif name in f.__globals__:
+        found = f.__globals__[name]
+    elif name in f.__builtins__:
+        found = f.__builtins__[name]
+        return (None, found) if found in DYNAMIC else (PYTHON, None)
+    else:
+        return None, "undefined"
+    home = None
+    while isinstance(found, types.ModuleType):
+        home = origin(found.__name__)
+        if not rest:
+            break
+        found = getattr(found, rest.pop(0), "undefined")
+    return (None if is_own(found) else home), found

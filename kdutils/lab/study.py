@@ -1,0 +1,303 @@
+"""A study: many cells, each trained once and kept; a page shows its records.
+
+A study is data (`studies/NAME.toml`): the settings of a lab, budgets, teachers, and arms. It expands to *cells* that
+stand on their own: a teacher; the tuning of one arm at one budget, on the first teacher; the students of one arm at
+one budget under one teacher. Cells may be done anywhere, in any order that `Study.needs` allows, and done again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import time
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from kdutils import probes, seeding
+from kdutils.curriculum import Curriculum, Stage, paired_blocks
+from kdutils.lab import lab as labs
+from kdutils.lab import store
+from kdutils.lab.arms import tune
+from kdutils.lab.record import Run
+from kdutils.lab.training import DivergenceError
+from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
+
+LABS = {"parity": labs.ParityLab, "transformer_parity": labs.TransformerParityLab, "grammar": labs.GrammarLab,
+        "english": labs.TextLab}  # fmt: skip
+KINDS = {  # of an arm's curriculum: the options it takes, and those that are lists, tuned
+    "labels": ((), ()),
+    "one-shot": (("temperature",), ()),
+    "progressive": (("temperature",), ("share", "steps", "gain")),
+    "extraction": (("temperature", "positions", "normalise", "layers", "hidden"), ("share", "steps")),
+    "joint": (("temperature", "positions", "normalise"), ("weight",)),
+    "fitnets": (("temperature", "positions"), ("share", "steps")),
+}
+VALUES = {"layers": ("each", "last", "at once"), "hidden": ("trained", "untrained")}
+REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf)}  # of extensions
+UNTRAINED = 5000  # added to a teacher's seed: the seed of its untrained control
+COLUMNS = ("role", "size", "teacher", "budget", "arm", "choice", "rate", "seed", "sample", "step", "samples", "flops",
+           "accuracy", "loss")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One piece of a study. `role` is "teacher", "tuning" or "students"; a teacher has no budget and no arm."""
+
+    role: str
+    teacher: int
+    budget: int = 0
+    arm: str = ""
+    size: str = ""
+
+    def __str__(self) -> str:
+        arm = f", {self.budget} steps, {self.arm}" if self.arm else ""
+        return f"{self.role} {self.teacher}{arm}" + (f", {self.size}" if self.size else "")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a study's file says.
+
+    Attributes:
+        lab: which lab of `kdutils.lab.lab`.
+        settings: its settings but for the budget and the seeds; sizes: by a name, settings that differ among sizes.
+        budgets: steps of a student.
+        teachers: seeds; the arms are tuned under the first.
+        students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
+        evaluations: how many along a budget; an arm may say `evaluate_every` instead.
+        tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
+        arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the
+            budget, for all stages before the last; `steps`, the same as a number; `gain` of a checkpoint; `weight`.
+        main: the arms that come first.
+        effect: the smallest effect of interest, stated before the run.
+    """
+
+    name: str
+    lab: str
+    settings: Mapping[str, Any]
+    budgets: tuple[int, ...]
+    teachers: tuple[int, ...]
+    students: int
+    evaluations: int
+    tuning: Mapping[str, Any]
+    arms: Mapping[str, Mapping[str, Any]]
+    main: tuple[str, ...]
+    effect: Mapping[str, Any]
+    sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+
+    @classmethod
+    def load(cls, path: Path, smoke: bool = False) -> Study:
+        """Read a file; with `smoke` its small version: [smoke] stands in place of what it names."""
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        small = data.pop("smoke", {})
+        if smoke:
+            for key, value in small.items():
+                data[key] = {**data[key], **value} if key in ("settings", "tuning") else value
+            data["arms"] = {name: data["arms"][name] for name in data["main"]}
+        known = [one.name for one in fields(cls)][1:]
+        if wrong := set(data) ^ set(known) - ({"sizes"} - set(data)):
+            raise ValueError(f"{path}: {min(wrong)!r} is unknown or missing; a study has {', '.join(known)}")
+        lists = ("budgets", "teachers", "main")
+        return cls(path.stem, **{key: tuple(value) if key in lists else value for key, value in data.items()})
+
+    def __post_init__(self) -> None:
+        if self.lab not in LABS:
+            raise ValueError(f"{self.name}: unknown lab {self.lab!r}; choose one of {', '.join(LABS)}")
+        if strangers := [arm for arm in self.main if arm not in self.arms]:
+            raise ValueError(f"{self.name}: main arm {strangers[0]!r} is not among the arms {', '.join(self.arms)}")
+        for name, arm in self.arms.items():
+            if wrong := _wrong_with(arm):
+                raise ValueError(f"{self.name}: arm {name!r} {wrong}")
+        seeds = {10 * i + n for i in range(len(self.teachers)) for n in range(1, self.students + 1)}
+        if self.students > 9 or seeds & {*self.tuning["seeds"], *self.teachers}:
+            raise ValueError(f"{self.name}: at most 9 students, with seeds of their own; {sorted(seeds)} are not")
+
+    def cells(self) -> list[Cell]:
+        """All cells, those first that others need and that say most: small budgets, and the main arms."""
+        parts = [[arm for arm in self.arms if (arm in self.main) == first] for first in (True, False)]
+        found = [Cell("teacher", teacher, size=size) for teacher in self.teachers for size in self.sizes]
+        for arms, budget, size in itertools.product(parts, self.budgets, self.sizes):
+            found += [Cell("tuning", self.teachers[0], budget, arm, size) for arm in arms]
+            found += [Cell("students", t, budget, arm, size) for t in self.teachers for arm in arms]
+        return found
+
+    def needs(self, cell: Cell) -> list[Cell]:
+        """The cells that must be done before `cell`."""
+        teacher = Cell("teacher", cell.teacher, size=cell.size)
+        tuning = replace(cell, role="tuning", teacher=self.teachers[0])
+        return {"teacher": [], "tuning": [teacher], "students": [teacher, tuning]}[cell.role]
+
+    def fingerprint(self, cell: Cell) -> str:
+        """A hash of all that `cell` is a function of, the code apart."""
+        parts: list[Any] = [self.lab, {**self.settings, **self.sizes[cell.size]}, str(cell)]
+        if cell.arm:
+            parts += [self.arms[cell.arm], self.students, self.evaluations, self.tuning]
+            parts.append(self.teachers.index(cell.teacher))
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def build(self, cell: Cell, runs: store.Store | None, device: str = "cpu") -> labs.Lab:
+        """The lab of one cell."""
+        number, steps = self.teachers.index(cell.teacher), cell.budget or max(self.budgets)
+        every = self.arms.get(cell.arm, {}).get("evaluate_every", max(1, steps // self.evaluations))
+        seeds = [10 * number + i for i in range(1, self.students + 1)]
+        own = {"steps": steps, "evaluate_every": every, "seeds": seeds, "tuning_seeds": self.tuning["seeds"]}
+        own |= {**self.settings, **self.sizes[cell.size], "device": device, "profile": "study"}
+        lab = LABS[self.lab](SimpleNamespace(**own), runs=runs)
+        lab.film = False
+        return lab
+
+
+def _wrong_with(arm: Mapping[str, Any]) -> str:
+    """What is wrong with an arm's options, or nothing."""
+    kind = arm.get("curriculum")
+    if kind not in KINDS:
+        return f"needs a curriculum, one of {', '.join(KINDS)}"
+    plain, lists = KINDS[kind]
+    if wrong := set(arm) - {"curriculum", "evaluate_every", *plain, *lists}:
+        return f"has no option {min(wrong)!r}; {kind} has {', '.join(plain + lists)}"
+    if wrong := [key for key in lists if key in arm and not (isinstance(arm[key], list) and arm[key])]:
+        return f"needs a list to choose from as {wrong[0]!r}"
+    if "share" in lists and ("share" in arm) == ("steps" in arm):
+        return "needs either 'share' or 'steps' for its early stages"
+    if missing := [key for key in ("gain", "weight") if key in lists and key not in arm]:
+        return f"needs a list {missing[0]!r}"
+    wrong = [key for key, values in VALUES.items() if arm.get(key, values[0]) not in values]
+    return f"has {wrong[0]} {arm[wrong[0]]!r}; choose one of {', '.join(VALUES[wrong[0]])}" if wrong else ""
+
+
+def label(choice: Mapping[str, float]) -> str:
+    return ", ".join(f"{key} {value:g}" for key, value in choice.items())
+
+
+def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mapping[str, float], seed: int) -> Curriculum:
+    """The curriculum of an arm: `options` from the study's file, `choice` one value for each list that is tuned.
+
+    "progressive" passes the checkpoint with that `gain` of the teacher's accuracy over its start. "extraction" takes
+    `layers` "each" in turn, "last" or "at once", of the teacher or, with `hidden`, of an untrained one.
+    """
+    s, network, kind = lab.settings, teacher.network(), options["curriculum"]
+    last = Stage(Output(network, options.get("temperature", 1.0)))
+    pairs = paired_blocks(s.layers, s.layers) if hasattr(s, "layers") else [("act", "act")]
+    how = {key: options[key] for key in ("positions", "normalise") if key in options}
+    early, length = [], int(choice["steps"]) if "steps" in choice else round(choice.get("share", 0) * s.steps)
+    if kind == "labels":
+        last = Stage(Labels())
+    elif kind == "joint":
+        last = Stage(WeightedSum(((1.0, last.signal), (choice["weight"], Hidden(network, *pairs[-1], **how)))))
+    elif kind == "fitnets":
+        early = [Regressed(network, *pairs[-1], **how)]
+    elif kind == "progressive":
+        low, high = teacher.accuracy[0, 0], teacher.accuracy[-1, 0]
+        step = lab.checkpoint_near(teacher, float(low + choice["gain"] * (high - low)))
+        early = [Output(teacher.network(step=step), name=f"checkpoint at step {step}")]
+    elif kind == "extraction":
+        source, name = network, "final teacher"
+        if options.get("hidden", "trained") == "untrained":
+            source, name = lab.untrained_teacher(seed + UNTRAINED), "an untrained network"
+        layers = options.get("layers", "each")
+        early = [Hidden(source, *pair, name=name, **how) for pair in (pairs[-1:] if layers == "last" else pairs)]
+        if layers == "at once":
+            early = [WeightedSum(tuple((1.0, signal) for signal in early))]
+    stages = (Stage(signal, max(1, round(length / len(early)))) for signal in early)
+    return Curriculum(label(choice) or kind, (*stages, last))
+
+
+def work(
+    study: Study, cell: Cell, runs: store.Store, chosen: Mapping[str, Any] | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """Do one cell, or find it in the store.
+
+    Args:
+        chosen: what the cell's tuning returned as "chosen"; for students only.
+
+    Returns:
+        "key" in the store; "rows" as in `COLUMNS`; "chosen" by a tuning: the choice, and its learning rates, best
+        first; "facts"; "seconds" of the processor, those of the teacher apart.
+    """
+    key = store.key({"cell": study.fingerprint(cell), "chosen": chosen, "device": device})
+    found = runs.load(key)
+    if found is not None:
+        return found[1]
+    lab, started = study.build(cell, runs, device), time.process_time()
+    teacher, result = lab.teacher(cell.teacher), {"key": key, "chosen": {}, "facts": {}}
+    if cell.role == "teacher":
+        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": _optimum(lab)}
+    else:
+        started, options = time.process_time(), study.arms[cell.arm]
+
+        def fit(
+            choice: Mapping[str, float], rates: Sequence[float], seeds: Sequence[int] = study.tuning["seeds"]
+        ) -> Run:
+            return lab.fit(plan(lab, teacher, options, choice, cell.teacher), seeds, rates)
+
+        if cell.role == "tuning":
+            lists = {key: options[key] for key in REACH if key in options}
+            found = tune(
+                fit, study.tuning["seeds"], study.tuning["rates"], lists, lab.merit, study.tuning["extensions"], REACH
+            )
+            ranked = [arm.learning_rate for arm in sorted(found.own, key=lab.merit, reverse=True)]
+            ranked = ranked[:1] + [rate for rate in ranked if rate < ranked[0]]
+            rows = []
+            for tried, arm in found.trials:
+                rows += _rows(cell, lab, arm.run, arm.members, label(tried), tested=False)
+            result |= {"rows": rows, "chosen": {"choice": found.choice, "rates": ranked}}
+        else:
+            choice, *rates = chosen["choice"], *chosen["rates"]
+            for rate in rates:  # the first that is stable: the tuning seeds may not have told
+                try:
+                    run = fit(choice, [rate], lab.settings.seeds)
+                    break
+                except DivergenceError:
+                    if rate == rates[-1]:
+                        raise
+            rows = _rows(cell, lab, run, range(len(run.students)), label(choice))
+            result |= {"rows": rows, "facts": {"stages": [list(stage) for stage in run.stages]}}
+    result["seconds"] = time.process_time() - started
+    runs.save(key, {"none": torch.zeros(1)}, result)
+    return result
+
+
+def _rows(
+    cell: Cell, lab: labs.Lab, run: Run, members: Iterable[int], choice: str = "", tested: bool = True
+) -> list[tuple]:
+    """Rows of some members of a run, one an evaluation, and one of the final networks on the test samples."""
+    rows, sample = [], _test_sample(lab) if tested else None
+    for m in members:
+        own = (run.students.learning_rate_of(m), run.students.seed_of(m))
+        front = (cell.role, cell.size, cell.teacher, cell.budget, cell.arm, choice, *own)
+        at = [(int(run.steps[t]), int(run.samples[t]), float(run.flops[t])) for t in range(len(run.steps))]
+        curve = zip(at, run.accuracy[:, m].tolist(), run.loss[:, m].tolist(), strict=True)
+        rows += [(*front, "held-out", *where, accuracy, loss) for where, accuracy, loss in curve]
+        if sample is not None:
+            loss, accuracy = probes.score(run.network(m), *sample)
+            rows.append((*front, "test", *at[-1], accuracy, loss))
+    return rows
+
+
+def _test_sample(lab: labs.Lab) -> tuple[Any, Any] | None:
+    """Samples that no choice rests on, where the lab has such: fresh sentences, or windows of a text's test part."""
+    s, draw = lab.settings, seeding.generator(0, "test", device=lab.settings.device)
+    if isinstance(lab, labs.GrammarLab):
+        return lab.task.sample(s.test_sentences, draw)
+    if isinstance(lab, labs.TextLab):
+        x, y = lab.corpora.test.windows(draw)
+        pick = torch.linspace(0, len(x) - 1, min(s.test_windows, len(x))).long()  # from all of its documents
+        return x[pick], y[pick]
+    return None
+
+
+def _optimum(lab: labs.Lab) -> dict[str, Any]:
+    """What a loss is compared with: the exact optimum on the held-out and on the test samples, where it is known."""
+    if not isinstance(lab, labs.GrammarLab):
+        return {}
+    held_out = lab.task.sample(lab.settings.held_out, seeding.generator(0, "held-out", device=lab.settings.device))
+    samples = {"held-out": held_out, "test": _test_sample(lab)}
+    return {f"optimum, {name}": lab.task.optimum(*sample)._asdict() for name, sample in samples.items()}

@@ -1,0 +1,213 @@
+"""The records of a study: one table and one summary that are committed, and the engine that completes them.
+
+`complete` runs what is missing here, or sends it to a Dask cluster. Workers and this process share nothing but the
+store: a task returns the name under which the store keeps what it did. Threads or workers? On two cores, cells of
+chapter 8's students took NOT MEASURED YET. So: one thread a worker, a worker a core.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from kdutils.lab import source as code
+from kdutils.lab import store
+from kdutils.lab.stats import Times
+from kdutils.lab.study import COLUMNS, Cell, Study, work
+
+ORDER = ["role", "size", "budget", "arm", "teacher", "choice", "rate", "seed", "sample", "step"]
+
+
+class Records:
+    """What a study has found so far: `NAME.csv.gz`, a row an evaluation, and `NAME.json`, how it came about.
+
+    Attributes:
+        table: with the columns `kdutils.lab.study.COLUMNS`.
+        cells: by name, what is known of each that is done: the fingerprint of its settings, the code's, the machine's
+            kind, core-seconds, what a tuning chose, facts.
+    """
+
+    def __init__(self, folder: Path | str, name: str) -> None:
+        folder = Path(folder)
+        self.table_path, self.path = folder / f"{name}.csv.gz", folder / f"{name}.json"
+        self.table, self.about, self.cells = pd.DataFrame(columns=list(COLUMNS)), {}, {}
+        if self.path.exists():
+            self.about = json.loads(self.path.read_text(encoding="utf-8"))
+            self.cells = self.about["cells"]
+            exact = dict.fromkeys(("rate", "flops", "accuracy", "loss"), float)  # older pandas rounds the last digit
+            self.table = pd.read_csv(self.table_path, keep_default_na=False, converters=exact)
+            if "size" not in self.table:
+                self.table.insert(1, "size", "")
+
+    def has(self, study: Study, cell: Cell) -> bool:
+        """Whether `cell` is done, with the settings that the study has now."""
+        return self.cells.get(str(cell), {}).get("fingerprint") == study.fingerprint(cell)
+
+    def rows(self, cell: Cell) -> pd.DataFrame:
+        """The rows of one cell."""
+        t = self.table
+        same = (t.role == cell.role) & (t.teacher == cell.teacher) & (t.budget == cell.budget) & (t.arm == cell.arm)
+        return t[same & (t["size"] == cell.size)]
+
+    def add(self, study: Study, cell: Cell, result: Mapping[str, Any]) -> None:
+        """Put a finished cell in the place of what was known of it, and write both files."""
+        known = {str(one) for one in study.cells()}
+        self.cells = {name: about for name, about in self.cells.items() if name in known}
+        new, old = pd.DataFrame(result["rows"], columns=list(COLUMNS)), self.table.drop(self.rows(cell).index)
+        self.table = (new if old.empty else pd.concat([old, new])).sort_values(ORDER, ignore_index=True)
+        self.cells[str(cell)] = {
+            "fingerprint": study.fingerprint(cell), "source": code.source_hash()[:16], "machine": machine(),
+            "torch": torch.__version__, "core-seconds": round(result["seconds"], 1),
+            **{key: result[key] for key in ("chosen", "facts") if result[key]},
+        }  # fmt: skip
+        hours = sum(about["core-seconds"] for about in self.cells.values()) / 3600
+        versions = {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("torch", "numpy")},
+        }
+        self.about = {**asdict(study), "versions": versions, "core-hours": round(hours, 2), "cells": self.cells}
+        packed = io.BytesIO()
+        with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:  # the same rows, the same bytes
+            file.write(self.table.to_csv(index=False).encode())
+        _replace(self.table_path, packed.getvalue())
+        _replace(self.path, (json.dumps(self.about, indent=1) + "\n").encode())
+
+    def students(self, arm: str, budget: int, sample: str = "held-out", size: str = "") -> list[pd.DataFrame]:
+        """The reported rows of an arm, one table a teacher.
+
+        Raises:
+            ValueError: when there are none; the message lists the arms and budgets that there are.
+        """
+        t = self.table[self.table.role == "students"]
+        found = t[(t.arm == arm) & (t.budget == budget) & (t["sample"] == sample) & (t["size"] == size)]
+        if found.empty:
+            known = sorted({tuple(map(str, one)) for one in t[["arm", "budget", "sample", "size"]].to_numpy()})
+            raise ValueError(f"no rows of {(arm, str(budget), sample, size)}; there are {known}")
+        return [rows for _, rows in found.groupby("teacher")]
+
+    def final(
+        self, arm: str, budget: int, measure: str = "accuracy", sample: str = "test", size: str = ""
+    ) -> list[np.ndarray]:
+        """The last `measure` ("accuracy" or "loss") of each student, in the order of seeds, one array a teacher."""
+        return [t.groupby("seed")[measure].last().to_numpy() for t in self.students(arm, budget, sample, size)]
+
+    def times(self, arm: str, budget: int, threshold: float, axis: str = "samples", size: str = "") -> list[Times]:
+        """When each student first reached an accuracy, in "samples" or "flops", one `Times` a teacher."""
+        found = []
+        for table in self.students(arm, budget, size=size):
+            reached = table[table.accuracy >= threshold].groupby("seed")[axis].min()
+            values = reached.reindex(sorted(table.seed.unique())).fillna(np.inf).to_numpy(dtype=float)
+            found.append(Times(values, float(table[axis].max())))
+        return found
+
+
+def machine() -> str:
+    """The kind of machine, without its name: on two of one kind a run gives the same numbers."""
+    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+
+
+def _task(study: Study, cell: Cell, root: str, chosen: Any, device: str, source: str) -> str:
+    """Do one cell on a worker; the name under which the store keeps it."""
+    torch.set_num_threads(1)
+    if code.source_hash() != source:
+        raise RuntimeError("the worker's kdutils is another version than the one that sent the cell: install the same")
+    return work(study, cell, store.Store(root), chosen, device)["key"]
+
+
+def complete(
+    study: Study,
+    records: Records,
+    runs: store.Store,
+    cells: Sequence[Cell] | None = None,
+    client: Any = None,
+    device: str = "cpu",
+    each: Callable[[Cell, float, int], None] = lambda cell, seconds, left: None,
+) -> None:
+    """Do the cells that `records` lacks, and add each as it ends. What is done is never done again.
+
+    Args:
+        cells: those wanted, in the order of importance; left out, all.
+        client: a `distributed.Client`; left out, one cell after the other in this process. A cluster's workers need the
+            same kdutils and the folder of `runs`, under the same path.
+        each: called after each cell with its processor seconds and how many are left.
+
+    Raises:
+        RuntimeError: at the end, when cells failed; it names them. Those that needed them are left out.
+    """
+    waiting = [cell for cell in cells or study.cells() if not records.has(study, cell)]
+    running: dict[Any, Cell] = {}
+    failed: dict[Cell, str] = {}
+
+    def ready() -> Iterator[tuple[Cell, Any]]:
+        """Cells of which all that they need is done, with what their tuning chose."""
+        for cell in list(waiting):
+            needs = study.needs(cell)
+            if any(need in waiting or need in running.values() for need in needs):
+                continue
+            waiting.remove(cell)
+            lost = [
+                need for need in needs if need in failed or (need.role == "tuning" and not records.has(study, need))
+            ]
+            if lost:
+                failed[cell] = f"it needs {lost[0]}, which " + (
+                    "failed" if lost[0] in failed else "is neither done nor asked for"
+                )
+            else:
+                yield cell, records.cells[str(needs[-1])]["chosen"] if cell.role == "students" else None
+
+    def done(cell: Cell, result: Callable[[], Mapping[str, Any]]) -> None:
+        try:
+            found = result()
+            records.add(study, cell, found)
+            each(cell, found["seconds"], len(waiting) + len(running))
+        except Exception as error:  # the other cells go on; all failures are named at the end
+            failed[cell] = f"{type(error).__name__}: {error}"
+
+    def fetch(future: Any) -> Mapping[str, Any]:
+        found = runs.load(future.result())
+        if found is None:
+            raise RuntimeError(
+                f"a worker's result is not in {runs.root}: give KDUTILS_RUNS a folder that all can write"
+            )
+        return found[1]
+
+    while waiting or running:
+        for cell, chosen in ready():
+            if client is None:
+                done(cell, lambda cell=cell, chosen=chosen: work(study, cell, runs, chosen, device))
+                break
+            future = client.submit(
+                _task, study, cell, str(runs.root.resolve()), chosen, device, code.source_hash(),
+                key=f"{study.name} {cell} {study.fingerprint(cell)}", priority=len(waiting), pure=False,
+            )  # fmt: skip
+            running[future] = cell
+        if running:
+            from distributed import wait
+
+            for future in wait(list(running), return_when="FIRST_COMPLETED").done:
+                done(running.pop(future), lambda future=future: fetch(future))
+    if failed:
+        raise RuntimeError("cells failed:\n" + "\n".join(f"  {cell}: {why}" for cell, why in failed.items()))

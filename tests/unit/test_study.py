@@ -1,0 +1,275 @@
+"""Studies: cells that stand on their own, records that are completed from any state, and workers that may die."""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdutils.lab import study as studies
+from kdutils.lab.store import Store
+from kdutils.lab.study import Cell, Study, plan, work
+from kdutils.pages.studies import Records, complete
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+import audit  # noqa: E402
+
+SETTINGS = {
+    "d": 8, "k": 2, "teacher_width": 64, "teacher_learning_rate": 1.0, "teacher_batch": 32, "teacher_steps": 300,
+    "keep_every": 50, "student_width": 16, "batch": 16, "held_out": 128,
+}  # fmt: skip
+
+
+@pytest.fixture
+def small() -> Study:
+    return Study(
+        "small", "parity", SETTINGS, budgets=(60,), teachers=(0, 1001), students=2, evaluations=3,
+        tuning={"seeds": [100], "rates": [0.3, 1.0], "extensions": 1}, main=("labels",), effect={"smallest": 2.0},
+        arms={"labels": {"curriculum": "labels"}, "extraction": {"curriculum": "extraction", "share": [0.2, 0.4]}},
+    )  # fmt: skip
+
+
+def run(study: Study, folder: Path, **how: object) -> tuple[Records, list[Cell]]:
+    done: list[Cell] = []
+    records = Records(folder, study.name)
+    complete(study, records, Store(folder / "runs"), each=lambda cell, *_: done.append(cell), **how)
+    return records, done
+
+
+def files(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("small.csv.gz",)]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_study_is_well_formed(path: Path) -> None:
+    for smoke in (False, True):
+        study = Study.load(path, smoke)
+        assert "smallest" in study.effect and "what" in study.effect
+        assert len(set(map(str, study.cells()))) == len(study.cells())
+    whole = Study.load(path)
+    assert len(whole.teachers) >= 3 and whole.students >= 5
+
+
+def test_what_a_cell_needs_comes_before_it(small: Study) -> None:
+    seen: set[Cell] = set()
+    for cell in small.cells():
+        assert set(small.needs(cell)) <= seen
+        seen.add(cell)
+    assert {(c.role, c.teacher, c.arm) for c in seen if c.arm == "labels"} == {
+        ("tuning", 0, "labels"), ("students", 0, "labels"), ("students", 1001, "labels"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lab": "paritty"}, "unknown lab 'paritty'; choose one of parity"),
+        ({"main": ("one-shot",)}, "main arm 'one-shot' is not among the arms labels, extraction"),
+        ({"arms": {"labels": {}}}, "arm 'labels' needs a curriculum, one of labels, one-shot"),
+        ({"arms": {"labels": {"curriculum": "labels", "share": [0.1]}}}, "arm 'labels' has no option 'share'"),
+        ({"arms": {"labels": {"curriculum": "extraction"}}}, "needs either 'share' or 'steps'"),
+        ({"arms": {"labels": {"curriculum": "extraction", "share": 0.1}}}, "needs a list to choose from as 'share'"),
+        ({"arms": {"labels": {"curriculum": "joint"}}}, "needs a list 'weight'"),
+        (
+            {"arms": {"labels": {"curriculum": "extraction", "share": [0.1], "layers": "lst"}}},
+            "has layers 'lst'; choose one of each, last, at once",
+        ),
+        ({"teachers": (1, 1001)}, "seeds of their own"),
+        ({"tuning": {"seeds": [12], "rates": [1.0], "extensions": 0}}, "seeds of their own"),
+    ],
+)
+def test_a_study_that_means_nothing_is_refused(small: Study, change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(small, **change)
+
+
+def test_an_unknown_word_in_a_file_is_refused(tmp_path: Path) -> None:
+    text = (ROOT / "studies" / "parity.toml").read_text(encoding="utf-8")
+    path = tmp_path / "wrong.toml"
+    path.write_text(text.replace("students = 5", "studnets = 5"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"wrong.toml: 'stud"):
+        Study.load(path)
+
+
+def test_a_study_is_completed_from_any_state(small: Study, tmp_path: Path) -> None:
+    records, done = run(small, tmp_path / "whole")
+    assert done == small.cells()
+    assert run(small, tmp_path / "whole")[1] == []  # nothing is missing
+
+    first, second = small.cells()[:3], small.cells()[3:]
+    _, begun = run(small, tmp_path / "parts", cells=first)
+    _, rest = run(small, tmp_path / "parts")
+    assert (begun, rest) == (first, second)
+    assert files(tmp_path / "parts") == files(tmp_path / "whole")
+
+    changed = replace(small, arms={**small.arms, "labels": {"curriculum": "labels", "evaluate_every": 30}})
+    redone = run(changed, tmp_path / "parts")[1]
+    assert {cell.arm for cell in redone} == {"labels"}
+    fewer = replace(small, arms={"labels": small.arms["labels"]})
+    assert {about["fingerprint"] for about in records.cells.values()} >= {fewer.fingerprint(c) for c in fewer.cells()}
+
+
+def test_numbers_are_those_of_the_lab(small: Study, tmp_path: Path) -> None:
+    """What is recorded of an arm is what `Lab.arm` gives with the same settings."""
+    records, _ = run(small, tmp_path)
+    cell = Cell("students", 0, 60, "extraction")
+    lab = small.build(cell, None)
+    lab.settings.learning_rates, lab.settings.extensions = small.tuning["rates"], small.tuning["extensions"]
+    chosen = records.cells["tuning 0, 60 steps, extraction"]["chosen"]
+    arm = lab.arm(plan(lab, lab.teacher(0), small.arms["extraction"], chosen["choice"], 0))
+    table = records.rows(cell)
+    assert table.rate.unique().tolist() == [arm.learning_rate] == chosen["rates"][:1]
+    for column, seed in enumerate(arm.seeds):
+        assert table[table.seed == seed].accuracy.tolist() == arm.accuracy[:, column].tolist()
+    (times, _) = records.times("extraction", 60, 0.6)
+    np.testing.assert_array_equal(times.values, arm.times(0.6).values)
+    assert [len(values) for values in records.final("labels", 60, sample="held-out")] == [2, 2]
+    with pytest.raises(ValueError, match=r"no rows of \('labels', '61', 'test', ''\).*'labels', '60', 'held-out', ''"):
+        records.final("labels", 61)
+
+
+def test_sizes_are_trained_side_by_side(small: Study, tmp_path: Path) -> None:
+    """The size that changes nothing gives the numbers of a study without sizes."""
+    plain, _ = run(small, tmp_path / "plain")
+    both, done = run(replace(small, sizes={"as before": {}, "wider": {"student_width": 32}}), tmp_path / "both")
+    assert len(done) == 2 * len(small.cells())
+    for arm in small.arms:
+        old, new, wider = (
+            r.final(arm, 60, "loss", "held-out", size)
+            for r, size in ((plain, ""), (both, "as before"), (both, "wider"))
+        )
+        np.testing.assert_array_equal(old, new)
+        assert (np.array(wider) != np.array(new)).all()
+
+
+def test_teachers_and_their_students_differ(small: Study, tmp_path: Path) -> None:
+    records, _ = run(small, tmp_path)
+    table = records.table
+    assert table[table.role == "students"].groupby("teacher").seed.unique().map(list).to_dict() == {
+        0: [1, 2],
+        1001: [11, 12],
+    }
+    a, b = (records.rows(Cell("teacher", t)).loss.to_numpy() for t in small.teachers)
+    assert (a[:2] != b[:2]).all()
+
+
+def test_a_cell_that_fails_is_named_and_the_others_go_on(
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(study: Study, cell: Cell, *rest: object) -> dict:
+        if cell == Cell("tuning", 0, 60, "labels"):
+            raise RuntimeError("no luck")
+        return work(study, cell, *rest)
+
+    monkeypatch.setattr("kdutils.pages.studies.work", broken)
+    with pytest.raises(
+        RuntimeError,
+        match=r"(?s)tuning 0, 60 steps, labels: RuntimeError: no luck.*students 0, 60 steps, labels: it needs tuning",
+    ):
+        run(small, tmp_path)
+    assert len(Records(tmp_path, "small").cells) == len(small.cells()) - 3
+    monkeypatch.undo()
+    assert {cell.arm for cell in run(small, tmp_path)[1]} == {"labels"}
+
+
+def test_students_without_their_tuning_are_refused(small: Study, tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="which is neither done nor asked for"):
+        run(small, tmp_path, cells=[Cell("students", 0, 60, "labels")])
+
+
+@pytest.mark.parametrize(
+    ("options", "choice", "stages", "lengths"),
+    [
+        ("labels", {}, ["labels"], [60]),
+        ("one-shot temperature=0.5", {}, ["output of final teacher at temperatures 0.5, 1"], [60]),
+        ("extraction", {"share": 0.25}, ["gaussian projection of `act` of final teacher", "output"], [15, 45]),
+        ("extraction", {"share": 0.001}, ["gaussian", "output"], [1, 59]),
+        ("extraction hidden=untrained", {"steps": 7.0}, ["gaussian projection of `act` of an un", "output"], [7, 53]),
+        ("fitnets", {"steps": 5}, ["`act` of final teacher through a learned regressor", "output"], [5, 55]),
+        ("joint", {"weight": 0.3}, ["1 x output of final teacher + 0.3 x gaussian"], [60]),
+        ("progressive", {"share": 0.5, "gain": 0.5}, ["output of checkpoint at step", "output"], [30, 30]),
+    ],
+)
+def test_an_arm_becomes_a_curriculum(small: Study, options: str, choice: dict, stages: list, lengths: list) -> None:
+    kind, *others = options.split()
+    given = {"curriculum": kind, **dict(part.split("=") for part in others)}
+    if "temperature" in given:
+        given["temperature"] = float(given["temperature"])
+    lab = small.build(Cell("students", 0, 60, "labels"), None)
+    found = plan(lab, lab.teacher(0), given, choice, 0)
+    assert found.lengths(60) == lengths
+    assert all(str(s.signal).startswith(start) for s, start in zip(found.stages, stages, strict=True))
+
+
+@pytest.mark.parametrize(("layers", "blocks"), [("each", [1, 1]), ("last", [1]), ("at once", [2])])
+def test_layers_of_a_transformer(layers: str, blocks: list[int]) -> None:
+    study = Study.load(ROOT / "studies" / "grammar.toml", smoke=True)
+    study = replace(study, settings={**study.settings, "teacher_steps": 1, "keep_every": 1, "test_sentences": 2})
+    lab = study.build(Cell("students", 0, 40, "one-shot"), None)
+    options = {"curriculum": "extraction", "layers": layers, "positions": "tokens", "normalise": "position"}
+    *hidden, last = plan(lab, lab.teacher(0), options, {"share": 0.5}, 0).stages
+    assert [len(getattr(stage.signal, "terms", [0])) for stage in hidden] == blocks
+    assert sum(stage.steps for stage in hidden) == 20 and last.steps is None
+
+
+def test_an_audit_sees_one_changed_number(small: Study, tmp_path: Path) -> None:
+    records, _ = run(small, tmp_path)
+    cell = Cell("students", 1001, 60, "extraction")
+    chosen = records.cells["tuning 0, 60 steps, extraction"]["chosen"]
+    anew = pd.DataFrame(work(small, cell, Store(tmp_path / "other"), chosen)["rows"], columns=list(studies.COLUMNS))
+    recorded = Records(tmp_path, "small").rows(cell)  # as read back from the file
+    assert audit.compare(recorded, anew, True, 0.0) == ""
+    assert audit.compare(recorded, anew, False, 0.0) == ""
+    for name in ("loss", "accuracy", "step", "rate"):
+        wrong = recorded.copy()
+        wrong.iloc[1, wrong.columns.get_loc(name)] += 1e-7 if name in ("loss", "accuracy", "rate") else 1
+        assert name in audit.compare(wrong, anew, True, 0.0)
+    assert "rows" in audit.compare(recorded.iloc[1:], anew, True, 0.0)
+    off = recorded.assign(loss=recorded.loss + 0.1)
+    assert "0.1" in audit.compare(off, anew, False, 0.05) and not audit.compare(off, anew, False, 0.2)
+
+
+def test_a_worker_that_dies_costs_its_cell_and_no_more(small: Study, tmp_path: Path) -> None:
+    """Two worker processes; the first time a cell ends, every worker at work on another is killed by -9."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra [cluster]")
+    import dask
+
+    larger = replace(small, settings={**SETTINGS, "teacher_steps": 800}, teachers=(0, 1001, 1002))
+    larger = replace(larger, arms={"labels": small.arms["labels"]})
+    expected = Records(tmp_path / "here", "small")
+    complete(larger, expected, Store(tmp_path / "here" / "runs"))
+    here = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "host": "127.0.0.1"}
+    killed: list[int] = []
+    with dask.config.set({"distributed.scheduler.allowed-failures": 100}), distributed.LocalCluster(**here) as local, \
+            distributed.Client(local) as client:  # fmt: skip
+        pids = client.run(os.getpid)
+
+        def kill(cell: Cell, seconds: float, left: int) -> None:
+            if not killed:
+                busy = [address for address, tasks in client.processing().items() if tasks]
+                for address in busy:
+                    os.kill(pids[address], signal.SIGKILL)
+                    killed.append(pids[address])
+
+        records = Records(tmp_path / "there", "small")
+        complete(larger, records, Store(tmp_path / "there" / "runs"), client=client, each=kill)
+        client.wait_for_workers(2)
+        assert killed and not set(killed) & set(client.run(os.getpid).values())
+    assert files(tmp_path / "there") == files(tmp_path / "here")
+
+
+def test_a_result_that_is_not_in_the_store_is_an_error(
+    small: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when workers write to a folder that this process does not see."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra [cluster]")
+    monkeypatch.setattr("kdutils.pages.studies._task", lambda *_: "elsewhere")
+    lost = r"teacher 0: RuntimeError: a worker's result is not in .*KDUTILS_RUNS"
+    here = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.Client(**here) as client, pytest.raises(RuntimeError, match=lost):
+        run(small, tmp_path, client=client)
