@@ -17,8 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from kdutils.lab.identity import describe, digest
-from kdutils.lab.source import source_hash, touched
+from kdutils.identity import describe, digest
+from kdutils.source import source_hash, touched
 
 __all__ = ["Store", "describe", "digest", "key", "source_hash", "unseen"]
 

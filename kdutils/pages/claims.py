@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from kdutils.lab import source, store
+from kdutils import source
+from kdutils.lab import store
 from kdutils.lab.record import Run
 from kdutils.pages import files, profiles
 

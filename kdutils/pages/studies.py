@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kdutils.lab import source as code
+from kdutils import source as code
 from kdutils.lab import store
 from kdutils.lab.stats import Times
 from kdutils.lab.study import COLUMNS, Cell, Study, work

@@ -27,10 +27,9 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize, weight_norm
 
-from kdutils import curriculum, projections, seeding
+from kdutils import curriculum, identity, projections, seeding, source
 from kdutils.curriculum import Stage
-from kdutils.lab import identity, source
-from kdutils.lab.identity import describe
+from kdutils.identity import describe
 from kdutils.lab.store import unseen
 from kdutils.signals import Labels, Output, WeightedSum
 from kdutils.tasks.models import MLP
@@ -543,7 +542,7 @@ def test_deep_and_wide_things_do_not_stop_a_run(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_rooms_of_every_run_are_what_training_imports() -> None:
     rooms = set(source.rooms())
-    assert {"curriculum", "signals", "losses", "lab.training", "lab.ensemble", "lab.store", "lab.identity"} <= rooms
+    assert {"curriculum", "signals", "losses", "lab.training", "lab.ensemble", "lab.store", "identity"} <= rooms
     assert not any(room.startswith(("pages", "probes")) for room in rooms)
     assert not rooms & {"lab.stats", "lab.lab", "tasks.parity", "tasks.text", "tasks.grammar"}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kdutils.lab.identity import describe
+from kdutils.identity import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -375,7 +375,7 @@ def test_calling_things_changes_nothing(loaded: Any) -> None:
 
 SHOW = """
 import json
-from kdutils.lab.identity import describe
+from kdutils.identity import describe
 print("SHOWN", json.dumps(describe(make())))
 """
 
@@ -411,7 +411,7 @@ def test_values_are_the_same_in_another_process(tmp_path: Path) -> None:
         made += [describe(values.with_(change)()) for change in values.CHANGES.values()]
         print("SHOWN", json.dumps(made))
     """
-    code = "from kdutils.lab.identity import describe\n" + textwrap.dedent(code)
+    code = "from kdutils.identity import describe\n" + textwrap.dedent(code)
     assert ran(code, tmp_path, hash_seed=1) == ran(code, tmp_path, hash_seed=2)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "kdutils"
-METHOD = {"checks", "curriculum", "signals", "projections", "losses", "reading", "seeding"}
+METHOD = {"curriculum", "signals", "projections", "losses", "reading"}
+TOOLS = {"checks", "identity", "seeding", "source"}  # small, and of use to every room
 FLOORS = ("method", "tasks", "probes", "lab", "pages")  # lowest first
 FILES = sorted(PACKAGE.rglob("*.py"))
 
@@ -38,11 +39,11 @@ def imported(name: str) -> Iterator[str]:
 
 def floor(name: str) -> int:
     room = name.split(".")[1] if "." in name else "method"
-    return FLOORS.index("method" if room in METHOD else room)
+    return FLOORS.index("method" if room in METHOD | TOOLS else room)
 
 
 def test_every_module_has_its_room() -> None:
-    strangers = [n for n in NAMES if "." in n and n.split(".")[1] not in METHOD | set(FLOORS)]
+    strangers = [n for n in NAMES if "." in n and n.split(".")[1] not in METHOD | TOOLS | set(FLOORS)]
     assert not strangers, f"put {strangers} into one of the rooms {FLOORS[1:]}, or say here that it is the method"
 
 
@@ -76,7 +77,7 @@ def test_the_method_stands_on_torch_alone() -> None:
     loaded = loaded_by("kdutils.curriculum")
     others = {"matplotlib", "ipywidgets", "anywidget", "tokenizers", "pandas", "scipy", "dask", "transformers"}
     assert not loaded & others
-    assert {n for n in loaded if n.startswith("kdutils.")} <= {f"kdutils.{room}" for room in METHOD}
+    assert {n for n in loaded if n.startswith("kdutils.")} <= {f"kdutils.{room}" for room in METHOD | {"seeding"}}
 
 
 @pytest.mark.parametrize("module", ["kdutils.lab.lab", "kdutils.probes"])

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdutils import curriculum, losses, projections
+from kdutils import curriculum, losses, projections, source
 from kdutils.curriculum import Curriculum
-from kdutils.lab import source, store, training
+from kdutils.lab import store, training
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.store import Store
 from kdutils.lab.training import train
@@ -403,7 +403,7 @@ def test_the_key_changes_with_the_code_and_with_torch(monkeypatch: pytest.Monkey
     [
         (training, "CALIBRATION", 64),
         (losses, "mean", lambda values, counts=None: values.sum(-1)),
-        (training._Loop, "step", lambda self, bound, step: None),
+        (training._Loop, "advance", lambda self, bound, step: None),
         (MLP, "forward", lambda self, x: x),
     ],
     ids=["a number", "a function", "a method", "a network's method"],

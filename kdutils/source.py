@@ -21,7 +21,7 @@ import types
 from pathlib import Path
 from typing import Any
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parent
 _FLAGS = 0x3AC  # of a code object: *args, **kwargs, generator, coroutine; the others say how it was compiled
 # Instructions that come and go with line numbers, with sizes, and with what else is compiled at the same time.
 _SILENT = {"NOP", "EXTENDED_ARG", "CACHE", "RESUME", "PUSH_NULL"}

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from kdutils.lab import source
+from kdutils import source
 
 _LIMIT = 100_000  # objects looked through before giving up
 _INSIDE: dict[type, tuple[str, ...]] = {  # what objects without attributes of their own stand for
