@@ -1,4 +1,4 @@
-"""What a trained network shows: its Fourier coefficients (here), and in rooms of their own n-grams and two phases."""
+"""What a trained network shows: its Fourier coefficients (here); in rooms of their own n-grams, two phases, signals."""
 
 from kdutils.probes.fourier import (
     EXACT_LIMIT,
