@@ -122,7 +122,13 @@ def finite(task: Any) -> bool:
     if said is not None or hasattr(task, "__len__"):
         return said is None or bool(said)
     stream = seeding.generator(0, "finite")
-    size = task.sample(1, stream)[0].numel()
+    x, _ = task.sample(1, stream)
+    if not isinstance(x, torch.Tensor):
+        raise ValueError(
+            f"{type(task).__name__} gives inputs as a {type(x).__name__}; many networks at once read one tensor: let "
+            "the task give that, and wrap the network so that it takes it apart"
+        )
+    size = x.numel()
     x = task.sample(max(2, min(1024, 2**24 // size)), stream)[0].flatten(1)
     holds = any(hasattr(value, "__len__") and getattr(value, "ndim", 0) > 0 for value in vars(task).values())
     real = x.is_floating_point() and bool((x.nan_to_num() != x.nan_to_num().round()).any())

@@ -349,3 +349,26 @@ def test_what_eval_mode_leaves_out_is_said_once() -> None:
         warnings.simplefilter("error")
         fit(partial(Head, nn.Tanh), Numbers())
         fit(partial(Head, partial(nn.Dropout, 0.0)), Numbers())
+
+
+class Counting(nn.Module):
+    """Counts its passes in Python, and answers by the count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes, self.head = 0, nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return self.head(x) * (1 + self.passes / 10)
+
+
+def test_what_is_counted_in_python_is_said_and_kept_out(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="changes its attribute 'passes' while it runs") as caught:
+        first = fit(Counting, Numbers(), Store(tmp_path))
+    assert sum("'passes'" in str(w.message) for w in caught) == 1
+    again = fit(Counting, Numbers(), Store(tmp_path))
+    x, _ = Numbers().sample(4, seeding.generator(3, "probe"))
+    for member in range(4):
+        assert first.network(member).passes == again.network(member).passes == 0
+        assert torch.equal(first.network(member)(x), again.network(member)(x))
