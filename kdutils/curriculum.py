@@ -52,14 +52,12 @@ class Curriculum:
         *first, last = [stage.steps for stage in self.stages]
         lengths = [*first, total - sum(first) if last is None else last]
         if lengths[-1] < 1 or sum(lengths) > total:
-            needed = sum(first) + (last or 1)
-            raise ValueError(f"{self.name!r} needs at least {needed} steps; the budget is {total}")
+            raise ValueError(f"{self.name!r} needs at least {sum(first) + (last or 1)} steps; the budget is {total}")
         return lengths
 
     def __str__(self) -> str:
-        steps = ["rest" if s.steps is None else f"{s.steps:,}" for s in self.stages]
-        rows = [("stage", "steps", "the student matches")]
-        rows += [(str(i), n, str(s.signal)) for i, (n, s) in enumerate(zip(steps, self.stages, strict=True), 1)]
+        rows: list[tuple] = [("stage", "steps", "the student matches")]
+        rows += [(i, "rest" if s.steps is None else f"{s.steps:,}", s.signal) for i, s in enumerate(self.stages, 1)]
         width = max(len(row[1]) for row in rows)
         return "\n".join([self.name, *(f"  {a:>5}  {b:>{width}}  {c}" for a, b, c in rows)])
 
@@ -74,25 +72,22 @@ def one_shot(teacher: nn.Module, teacher_temperature: float = 1.0, name: str = "
     return Curriculum(name, (Stage(Output(teacher, teacher_temperature)),))
 
 
-def progressive(
-    checkpoints: Mapping[str, nn.Module], teacher: nn.Module, steps: int, name: str = "progressive"
-) -> Curriculum:
+def progressive(checkpoints: Mapping[str, nn.Module], teacher: nn.Module, steps: int,
+                name: str = "progressive") -> Curriculum:  # fmt: skip
     """The output of each checkpoint, by name, for `steps` steps, then the final teacher's (Panigrahi et al., 2025)."""
     early = (Stage(Output(network, name=label), steps) for label, network in checkpoints.items())
     return Curriculum(name, (*early, Stage(Output(teacher))))
 
 
-def extracted(
-    teacher: nn.Module, layers: Sequence[tuple[str, str]] = (("act", "act"),), steps: int = 500,
-    projection: Projection = gaussian, hidden_teacher: nn.Module | None = None, name: str = "extraction", **fields: Any,
-) -> Curriculum:  # fmt: skip
+def extracted(teacher: nn.Module, layers: Sequence[tuple[str, str]] = (("act", "act"),), steps: int = 500,
+              projection: Projection = gaussian, hidden_teacher: nn.Module | None = None, name: str = "extraction",
+              **fields: Any) -> Curriculum:  # fmt: skip
     """Projections of the final teacher's hidden layers in turn, then its output.
 
     Our reading of the abstract of Gupta and Karmalkar (2025); see the chapter for the choices we made.
 
     Args:
-        layers: (teacher's path, student's path) of each hidden stage, lowest layer first.
-        steps: optimiser steps of each hidden stage.
+        layers: (teacher's path, student's path) of each hidden stage of so many `steps`, lowest layer first.
         hidden_teacher: read the hidden layers of this network instead -- an untrained one is the control.
         fields: others of `Hidden`, such as `positions`, `normalise`, `units` or `padding`.
     """
@@ -102,9 +97,7 @@ def extracted(
 
 
 def paired_blocks(teacher_layers: int, student_layers: int) -> list[tuple[str, str]]:
-    """(teacher's path, student's path) of every block of a student `Transformer`, spread evenly over the teacher's.
-
-    The last is paired with the last; a ValueError when the student is deeper than the teacher.
+    """(teacher's path, student's path) of every block of a student `Transformer`, spread evenly, the last to the last.
 
     >>> paired_blocks(4, 2)
     [('blocks.1', 'blocks.0'), ('blocks.3', 'blocks.1')]
@@ -115,36 +108,25 @@ def paired_blocks(teacher_layers: int, student_layers: int) -> list[tuple[str, s
     return [(f"blocks.{t}", f"blocks.{s}") for s, t in enumerate(depth)]
 
 
-def fitnets(
-    teacher: nn.Module, layer: str = "act", student_layer: str = "act", steps: int = 500, name: str = "FitNets",
-    **fields: Any,
-) -> Curriculum:  # fmt: skip
+def fitnets(teacher: nn.Module, layer: str = "act", student_layer: str = "act", steps: int = 500,
+            name: str = "FitNets", **fields: Any) -> Curriculum:  # fmt: skip
     """Two stages (Romero et al., 2015): the hidden layer through a learned regressor (`Regressed`), then the output."""
     return Curriculum(name, (Stage(Regressed(teacher, layer, student_layer, **fields), steps), Stage(Output(teacher))))
 
 
-def annealed(
-    teacher: nn.Module, temperatures: Sequence[float], steps: int, name: str = "annealed temperature"
-) -> Curriculum:
-    """A curriculum of outputs alone: both sides at falling temperatures for `steps` each, then at 1.
-
-    In the spirit of Annealing-KD (Jafari et al., 2021), with this package's loss in place of a squared one.
-    """
+def annealed(teacher: nn.Module, temperatures: Sequence[float], steps: int,
+             name: str = "annealed temperature") -> Curriculum:  # fmt: skip
+    """Outputs at falling temperatures, then at 1: as Annealing-KD (Jafari et al., 2021), but for its squared loss."""
     return Curriculum(name, (*(Stage(Output(teacher, t, t), steps) for t in temperatures), Stage(Output(teacher))))
 
 
 def interpolated(teacher: nn.Module, shares: Sequence[float], steps: int, name: str = "TAID") -> Curriculum:
-    """A curriculum of outputs alone: targets that move from the student's own output to the teacher's.
-
-    TAID (Shing et al., 2025) with a fixed schedule: each share of the teacher for `steps`, then the teacher alone.
-    """
+    """TAID (Shing et al., 2025) by a fixed schedule: each share of the teacher for `steps`, then the teacher alone."""
     return Curriculum(name, (*(Stage(Output(teacher, share=s), steps) for s in shares), Stage(Output(teacher))))
 
 
-def joint(
-    teacher: nn.Module, weight: float, layer: str = "act", student_layer: str = "act",
-    projection: Projection = gaussian, name: str = "joint", **fields: Any,
-) -> Curriculum:  # fmt: skip
+def joint(teacher: nn.Module, weight: float, layer: str = "act", student_layer: str = "act",
+          projection: Projection = gaussian, name: str = "joint", **fields: Any) -> Curriculum:  # fmt: skip
     """One stage: the output, plus `weight` times the projected hidden layer (`Hidden`), throughout."""
     hidden = Hidden(teacher, layer, student_layer, projection, **fields)
     return Curriculum(name, (Stage(WeightedSum(((1.0, Output(teacher)), (weight, hidden)))),))

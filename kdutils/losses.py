@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,28 +12,13 @@ from torch.nn import functional as F
 IGNORE = -100  # the label of a position where nothing is asked (torch's default ignore_index)
 
 
-def _wide(values: torch.Tensor) -> torch.Tensor:
-    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
-
-
-def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """A block in float32, also where the caller has turned autocast on."""
-    on = torch.is_autocast_enabled(device.type)
-    return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
-
-
 def pair(values: torch.Tensor, weights: torch.Tensor | None) -> Any:
     """(values, weights), or the values alone where all count (on a GPU a look at the weights would have to wait)."""
     return values if weights is None or (weights.device.type == "cpu" and weights.all()) else (values, weights)
 
 
-def unpair(target: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What `pair` was given; weights that leave nothing out are None."""
-    return target if isinstance(target, tuple) else (target, None)
-
-
 def only(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-    """(..., units), with 0 where `weights` (...) is False: 0 times NaN is NaN, so first of all, and then arithmetic."""
+    """(..., units), 0 where `weights` (...) is False: to be done before any arithmetic, for 0 times NaN is NaN."""
     return values if weights is None else values.masked_fill(~weights[..., None], 0)
 
 
@@ -51,15 +35,15 @@ def where(weights: torch.Tensor | None, function: Callable[..., torch.Tensor], *
 
 
 def nats(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy by position where every label counts: logits (..., classes), labels (...) -> (...)."""
+    """Cross-entropy by position, each of which counts: logits (..., classes), labels (...) -> (...)."""
     return F.cross_entropy(_wide(logits).flatten(0, -2), y.flatten(), reduction="none").view(y.shape)
 
 
 def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Nats by position: logits (..., classes), labels (...) -> (...), 0 where the label is `IGNORE`."""
+    """`nats`, and 0 where the label is `IGNORE`."""
     if logits.shape[:-1] != y.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need labels {tuple(logits.shape[:-1])}, not {tuple(y.shape)}")
-    return where(unpair(pair(y, y != IGNORE))[1], nats, logits, y)
+    return where(y != IGNORE, nats, logits, y)
 
 
 def mean(values: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
@@ -72,27 +56,17 @@ def mean(values: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Ten
     return (values * weights).flatten(1).sum(1) / weights.flatten(1).sum(1).clamp_min(1)
 
 
-def distillation_loss(
-    student_logits: torch.Tensor,
-    teacher_logits: torch.Tensor,
-    teacher_temperature: float = 1.0,
-    student_temperature: float = 1.0,
-) -> torch.Tensor:
+def distillation_loss(student_logits: torch.Tensor, teacher_logits: torch.Tensor, teacher_temperature: float = 1.0,
+                      student_temperature: float = 1.0) -> torch.Tensor:  # fmt: skip
     r"""$T_s^2 \, \mathrm{KL}(\mathrm{softmax}(z_t / T_t) \,\|\, \mathrm{softmax}(z_s / T_s))$, in nats.
 
-    The one distillation loss of this package; other conventions are special cases of it.
-    `T_t = T_s = T` is Hinton et al.'s (2015): both tempered, times T squared. `T_s = 1` tempers the
-    teacher only, as the public code of Panigrahi et al. (2025) does; `T_t -> 0` then gives argmax labels.
-    A class with a logit of -inf is ruled out: by the teacher, it adds nothing; by the student alone, infinity.
+    The one distillation loss of this package; other conventions are special cases of it. `T_t = T_s = T` is Hinton et
+    al.'s (2015): both tempered, times T squared. `T_s = 1` tempers the teacher only, as the public code of Panigrahi et
+    al. (2025) does; `T_t -> 0` then gives argmax labels. A class with a logit of -inf is ruled out: by the teacher, it
+    adds nothing; by the student alone, infinity.
 
-    Args:
-        student_logits: (..., batch, classes); `teacher_logits` too, or what broadcasts to it (never over classes).
-
-    Returns:
-        (...): summed over classes, averaged over the batch dimension only; float32 for half precision.
-
-    Raises:
-        ValueError: for unequal numbers of classes, for one class, for temperatures that are not positive.
+    (..., batch, classes) and what broadcasts to it, but for the classes -> (...): summed over classes, averaged over
+    the batch only, in float32 at least. ValueError for unequal or single classes, temperatures that are not positive.
 
     >>> z = torch.tensor([[0.3, -1.2]])
     >>> all(abs(distillation_loss(z, z + shift, 2.0, 2.0)) < 1e-6 for shift in (0, 5))
@@ -106,21 +80,17 @@ def divergence(student_logits: torch.Tensor, teacher: torch.Tensor, temperature:
     """`distillation_loss` by position, of the teacher's `tempered` logits: (..., classes) -> (...)."""
     check_classes(student_logits.shape[-1], teacher.shape[-1])
     gaps, p = teacher - tempered(student_logits, temperature), teacher.exp()
-    if teacher.device.type != "cpu" or teacher.amin() < -80:
+    if teacher.device.type != "cpu" or not teacher.numel() or teacher.amin() < -80:
         gaps = gaps.masked_fill(p == 0, 0)  # 0 log 0 is 0, but 0 times a difference with -inf is NaN
     each = (p * gaps).sum(-1)
     return (each if temperature == 1 else temperature**2 * each).to(_wide(student_logits).dtype)
 
 
 def tempered(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Log-probabilities (..., classes) of logits over a temperature, in float32.
-
-    In float64 far from 1: float32 could not hold the quotients, or bear what T squared makes of their rounding.
-    """
+    """Log-probabilities (..., classes) of logits over a temperature, in float32; far from 1 in float64."""
     logits = _wide(logits)
-    if not 1e-3 <= temperature <= 100:
-        logits = logits.double()
-        logits = logits - logits.detach().amax(-1, keepdim=True)
+    if not 1e-3 <= temperature <= 100:  # float32 could not hold the quotients, or bear their rounding times T squared
+        logits = logits.double() - logits.detach().double().amax(-1, keepdim=True)
     return F.log_softmax(logits if temperature == 1 else logits / temperature, -1)
 
 
@@ -136,3 +106,7 @@ def check_temperatures(*temperatures: float) -> None:
     """Raise ValueError unless all are positive and finite."""
     if not all(0 < t < math.inf for t in temperatures):
         raise ValueError(f"temperatures must be positive, not {temperatures}; for argmax labels take a small one, 1e-3")
+
+
+def _wide(values: torch.Tensor) -> torch.Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -1,9 +1,8 @@
 """Matrices that bring a teacher's hidden state down to the student's width.
 
 Each function takes the teacher's hidden states on a calibration sample (n, teacher_width), the student's
-width and a generator, and returns a fixed matrix P (width, teacher_width): the target is `P h`. The random
-ones read nothing from the sample but its width. All are scaled so that the entries of `P h` have about the
-mean square of the entries of `h`, up to the correlations between neurons.
+width and a generator, and returns a fixed matrix P (width, teacher_width): the target is `P h`. The random ones read
+nothing from the sample but its width. Entries of `P h` have about the mean square of those of `h`, up to correlations.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ def _at_most(hidden: torch.Tensor, width: int, what: str) -> int:
 
 def gaussian(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
     """Independent N(0, 1/teacher_width) entries."""
-    shape = (width, hidden.shape[-1])
-    return torch.randn(shape, generator=generator, device=hidden.device) / shape[1] ** 0.5
+    draw = torch.randn(width, hidden.shape[-1], generator=generator, device=hidden.device)
+    return draw / hidden.shape[-1] ** 0.5
 
 
 def rademacher(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
@@ -38,8 +37,7 @@ def rademacher(hidden: torch.Tensor, width: int, generator: torch.Generator) -> 
 def orthonormal(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
     """Orthonormal rows spanning a uniformly random subspace (QR of a Gaussian matrix, signs fixed)."""
     teacher_width = _at_most(hidden, width, "an orthonormal projection")
-    draw = torch.randn(teacher_width, width, generator=generator, device=hidden.device)
-    q, r = torch.linalg.qr(draw)
+    q, r = torch.linalg.qr(torch.randn(teacher_width, width, generator=generator, device=hidden.device))
     return (q * r.diagonal().sign()).T.contiguous()
 
 
@@ -55,7 +53,6 @@ def pca(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.T
     _at_most(hidden, width, "PCA")
     if hidden.shape[0] <= width:
         raise ValueError(f"PCA to {width} outputs needs more than {width} calibration samples, got {hidden.shape[0]}")
-    centred = hidden - hidden.mean(0)
-    rows = torch.linalg.svd(centred, full_matrices=False).Vh[:width]
+    rows = torch.linalg.svd(hidden - hidden.mean(0), full_matrices=False).Vh[:width]
     largest = rows.abs().argmax(1, keepdim=True)  # the sign of a singular vector is arbitrary: fix it
     return rows * rows.gather(1, largest).sign()

@@ -1,8 +1,4 @@
-"""What a student can be asked to match: labels, a teacher's output, a projection of its hidden layer.
-
-A signal is plain data. At the start of its stage `bind` makes it concrete for one ensemble: it reads a
-calibration sample, draws its projections, and returns what the training loop needs.
-"""
+"""What a student can be asked to match: labels, a teacher's output, a projection of its hidden layer. Plain data."""
 
 from __future__ import annotations
 
@@ -16,10 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdutils import losses, reading, seeding
-from kdutils.losses import IGNORE, mean
 from kdutils.projections import Projection, gaussian
-
-_LOWEST = torch.finfo(torch.float32).min
 
 
 @dataclass
@@ -28,8 +21,8 @@ class Bound:
 
     Attributes:
         reads: paths of the student's modules whose outputs the loss needs.
-        target: (x, y) with one batch a seed -> target (seeds, batch, ...), or a pair of it and a mask of the
-            positions that count; no gradient flows into it.
+        target: (x, y) with one batch a seed -> target (seeds, batch, ...), without a gradient; where not all of its
+            positions count, a pair of it and a mask.
         loss: ({path: (members, batch, ...)}, target spread to members) -> one loss a member (members,).
         parameters: the signal's own trainable tensors, members first (a learned regressor has some).
         tensors: fixed tensors worth recording (projections), seeds first.
@@ -45,27 +38,24 @@ class Bound:
 
 
 class Students(Protocol):
-    """What a signal asks of the networks that learn from it: `M` members over `S` seeds, all built like `skeleton`.
+    """What a signal asks of the networks that learn from it: members over seeds, all built like `skeleton`.
 
-    `spread` makes one entry a seed (S, ...) one a member (M, ...). `shape_at` is the shape (batch, ...) of what one
-    member's module at `path` returns when all read `x`, one batch a seed (S, batch, ...).
+    `spread` makes one entry a seed one a member; `shape_at` is the shape (batch, ...) of what one returns at a path.
     """
 
     seeds: tuple[int, ...]
     device: torch.device
     skeleton: nn.Module
 
-    def __len__(self) -> int: ...
     def spread(self, per_seed: Any) -> Any: ...
     def shape_at(self, path: str, x: Any) -> torch.Size: ...
 
 
 class Signal(Protocol):
-    """Anything with `bind`; a new method is a new signal."""
+    """Anything with `bind`, which makes it concrete at the start of a stage; a new method is a new signal."""
 
     def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
         """Tie it to `students`, by calibration samples `x`, `y` (seeds, n, ...); ValueError if they do not fit."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -76,15 +66,15 @@ class Labels:
         if y is not None and (not isinstance(y, torch.Tensor) or y.is_floating_point() or y.is_complex()):
             advice = "for regression or several labels write a signal of your own, and give the task a `score`"
             raise ValueError(f"labels must be whole numbers, not {getattr(y, 'dtype', type(y).__name__)}: {advice}")
-        classes = _classes(students, x, y)
-        if y is not None and len(wrong := y[(y.long() != IGNORE) & ((y < 0) | (y >= classes))]):
+        classes = reading.classes(students, x, y)
+        if y is not None and len(wrong := y[(y.long() != losses.IGNORE) & ((y < 0) | (y >= classes))]):
             raise ValueError(f"label {wrong[0].item()} is none of the student's classes, 0 to {classes - 1}")
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
-            labels, asked = losses.unpair(target)
-            return mean(losses.where(asked, losses.nats, values[reading.OUTPUT], labels), asked)
+            labels, asked = target if isinstance(target, tuple) else (target, None)
+            return losses.mean(losses.where(asked, losses.nats, values[reading.OUTPUT], labels), asked)
 
-        return Bound((reading.OUTPUT,), lambda x, y: losses.pair(y.long(), y != IGNORE), loss)
+        return Bound((reading.OUTPUT,), lambda x, y: losses.pair(y.long(), y != losses.IGNORE), loss)
 
     def __str__(self) -> str:
         return "labels"
@@ -94,8 +84,8 @@ class Labels:
 class Output:
     """A teacher's output distribution, wherever the task asks; see `distillation_loss` for the temperatures.
 
-    A `share` below 1 puts the target between the student and the teacher, as TAID does (Shing et al., 2025): its
-    logits are share * teacher + (1 - share) * student, the student's taken as constants.
+    With a `share` below 1 the target lies between the two, as in TAID (Shing et al., 2025): its logits are
+    share * teacher + (1 - share) * student, the student's taken as constants.
     """
 
     teacher: nn.Module
@@ -111,32 +101,32 @@ class Output:
 
     def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
         teacher = reading.frozen(self.teacher, students.device)
-        _classes(students, x, y, teacher)
+        reading.classes(students, x, y, teacher)
+        lowest = torch.finfo(torch.float32).min
 
         def target(x: Any, y: Any) -> Any:
             wanted = reading.read(teacher, x, reading.OUTPUT)
             if self.share == 1:  # once a seed, not once a member
                 wanted = losses.tempered(wanted, self.teacher_temperature)
-            wanted = wanted.clamp_min(_LOWEST)  # a class that is ruled out is no number gone wrong
-            by_position = wanted.dim() > 3 and isinstance(y, torch.Tensor)  # one label a sample: asked everywhere
-            return losses.pair(wanted, y != IGNORE if by_position else None)
+            wanted = wanted.clamp_min(lowest)  # a class that is ruled out is no number gone wrong
+            return losses.pair(wanted, y != losses.IGNORE if wanted.dim() > 3 and isinstance(y, torch.Tensor) else None)
 
         def compare(own: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
             if self.share < 1:
                 mixed = torch.lerp(own.detach(), wanted, self.share)
-                mixed = mixed.masked_fill((own == -torch.inf) | (wanted == _LOWEST), -torch.inf)
+                mixed = mixed.masked_fill((own == -torch.inf) | (wanted == lowest), -torch.inf)
                 wanted = losses.tempered(mixed, self.teacher_temperature)
             return losses.divergence(own, wanted, self.student_temperature)
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
             own, wanted, asked = reading.pairs(values[reading.OUTPUT], target)
-            return mean(losses.where(asked, compare, own, wanted), asked)
+            return losses.mean(losses.where(asked, compare, own, wanted), asked)
 
         return Bound((reading.OUTPUT,), target, loss)
 
     def __str__(self) -> str:
         heat = self.teacher_temperature, self.student_temperature
-        tempered = f" at temperatures {heat[0]:g}, {heat[1]:g}" if heat != (1, 1) else ""
+        tempered = " at temperatures {:g}, {:g}".format(*heat) if heat != (1, 1) else ""
         return f"output of {self.name}{tempered}" + (f", a share of {self.share:g}" if self.share < 1 else "")
 
 
@@ -161,30 +151,29 @@ class _Layer:
         teacher = reading.frozen(self.teacher, students.device)
         padding = reading.padding_of(teacher, self.positions, self.padding)
         width = reading.shapes(students, self.student_layer, x, self.units, teacher, self.layer)[0][-1]
+        float32 = partial(torch.autocast, students.device.type, enabled=False)  # whatever the caller has turned on
 
         def read(x: Any, y: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-            h = reading.units_last(reading.read(teacher, x, self.layer), self.units)
+            h = reading.read(teacher, x, self.layer, self.units)
             return h, reading.counted(self.positions, padding, x, y, h.shape[:-1])
 
-        h, weights = read(x, y)
-        if weights is not None and not weights.flatten(1).any(1).all():
+        h, mask = read(x, y)
+        if mask is not None and not mask.flatten(1).any(1).all():
             raise ValueError(f"positions={self.positions!r}: nothing counts in a calibration sample")
-        if bad := reading.nonfinite((h,) if weights is None else (h, weights)):
+        if bad := reading.nonfinite((h,) if mask is None else (h, mask)):
             raise ValueError(f"`{self.layer}` of {self.name} is not finite at {bad} of the calibration sample")
-        with losses.full_precision(h.device):  # in float32, also where the caller has turned it on
-            sample = h.flatten(1, -2), None if weights is None else weights.flatten(1)
-            teach, compare, drawn = self._start(students, *sample, width)
+        with float32():
+            mask = None if mask is None else mask.flatten(1)
+            teach, compare, drawn = self._start(students, h.flatten(1, -2), mask, width)
 
         def target(x: Any, y: Any) -> Any:
             h, weights = read(x, y)
-            with losses.full_precision(h.device):
-                wanted = teach(h.flatten(1, -2)).unflatten(1, h.shape[1:-1])
-            return losses.pair(wanted, weights)
+            with float32():
+                return losses.pair(teach(h.flatten(1, -2)).unflatten(1, h.shape[1:-1]), weights)
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
-            h, wanted, weights = reading.pairs(values[self.student_layer], target, self.units)
-            with losses.full_precision(h.device):
-                return compare(h, wanted, weights)
+            with float32():
+                return compare(*reading.pairs(values[self.student_layer], target, self.units))
 
         return Bound((self.student_layer,), target, loss, **drawn)
 
@@ -197,17 +186,15 @@ class Hidden(_Layer):
     vector) and all are divided by one number ($s$, the root mean square): the teacher's scale does not matter.
 
     Args:
-        teacher: any network; `layer` the path of the module to read (`hidden` and `act` of an `MLP` are the
-            hidden layer before and after its ReLU, `blocks.0` of a `Transformer` its first residual stream).
-        student_layer: the path of the student's module that has to match.
+        layer, student_layer: paths of the modules to read, by the rule of `kdutils.reading` (`hidden` and `act` of an
+            `MLP` are before and after its ReLU, `blocks.0` of a `Transformer` is its first residual stream).
+        projection: a function of `kdutils.projections`.
         positions: of a sequence: "all", "asked" (where the task asks for an answer) or "tokens" (all but padding).
         units: the dimension of both layers that holds the units, such as 1 in (batch, channels, height, width); every
             position of a map is then a row. None: the last of two or three, where no map can be meant.
         padding: the id of padding, for "tokens". None: the teacher's attribute `padding`.
-        projection: a function of `kdutils.projections`.
         normalise: "sample" as above; "position" layer-normalises both sides at every position besides.
-        scale: multiplies the targets, for asking whether their size matters.
-        redraw: draw P anew at every step, with the centre that belongs to it and the size of the first.
+        scale: multiplies the targets. redraw: draw P anew at every step, with its own centre and the size of the first.
     """
 
     projection: Projection = gaussian
@@ -222,28 +209,25 @@ class Hidden(_Layer):
 
     def _start(self, students: Students, hidden: torch.Tensor, weights: torch.Tensor | None, width: int) -> tuple:
         sample = [h if weights is None else h[weights[i]] for i, h in enumerate(hidden)]
-        streams = [seeding.generator(s, "projection", self.layer, device=students.device) for s in students.seeds]
+        streams = {str(s): seeding.generator(s, "projection", self.layer, device=hidden.device) for s in students.seeds}
 
         def draw() -> torch.Tensor:
-            return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams, strict=True)])
+            return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams.values(), strict=True)])
 
+        normal = partial(F.layer_norm, normalized_shape=(width,)) if self.normalise == "position" else nn.Identity()
         projection, (centre, _) = draw(), reading.moments(hidden, weights)
         _, size = reading.moments(hidden @ projection.mT, weights)
         mu, factor = centre @ projection.mT, self.scale / size
-
-        def normal(h: torch.Tensor) -> torch.Tensor:
-            return F.layer_norm(h, h.shape[-1:]) if self.normalise == "position" else h
 
         def teach(h: torch.Tensor) -> torch.Tensor:
             p = draw() if self.redraw else projection
             return normal(factor * (h @ p.mT - (centre @ p.mT if self.redraw else mu)))
 
-        def row(h: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-            return 0.5 * (normal(h) - wanted).square().sum(-1)
+        def compare(h: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+            rows = losses.where(weights, lambda h, w: 0.5 * (normal(h) - w).square().sum(-1), h, wanted)
+            return losses.mean(rows, weights)
 
-        drawn = dict(zip(map(str, students.seeds), streams, strict=True)) if self.redraw else {}
-        compare = lambda h, wanted, weights: mean(losses.where(weights, row, h, wanted), weights)
-        return teach, compare, {"tensors": {"projection": projection}, "generators": drawn}
+        return teach, compare, {"tensors": {"projection": projection}, "generators": streams if self.redraw else {}}
 
     def __str__(self) -> str:
         function = getattr(self.projection, "func", self.projection)  # inside a functools.partial
@@ -255,9 +239,9 @@ class Hidden(_Layer):
 class Regressed(_Layer):
     r"""FitNets' hint (Romero et al., 2015): a linear map from student to teacher is learned beside the student.
 
-    $\frac{m_S}{2} E \, \mathrm{mean}((R h_S + r - (h_T - \mu) / s)^2)$: the mean over the teacher's neurons,
-    times the student's width so that the size of the gradient is that of `Hidden`, whose fields it has. The map starts
-    at N(0, 1/m_S), is trained at the member's own learning rate and thrown away with the stage.
+    $\frac{m_S}{2} E \, \mathrm{mean}((R h_S + r - (h_T - \mu) / s)^2)$: the mean over the teacher's neurons, times the
+    student's width so that the size of the gradient is that of `Hidden`, whose fields it has. The map starts at
+    N(0, 1/m_S), is trained at the member's own learning rate and thrown away with the stage.
     """
 
     def _start(self, students: Students, hidden: torch.Tensor, weights: torch.Tensor | None, width: int) -> tuple:
@@ -265,15 +249,14 @@ class Regressed(_Layer):
         streams = [seeding.generator(seed, "regressor", device=device) for seed in students.seeds]
         maps = torch.stack([torch.randn(shape, generator=g, device=device) for g in streams])
         regressor = students.spread(maps / width**0.5).clone().requires_grad_(True)
-        offset = torch.zeros(len(students), 1, shape[1], device=device, requires_grad=True)
+        offset = torch.zeros(len(regressor), 1, shape[1], device=device, requires_grad=True)
 
         def compare(h: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
             guess = torch.baddbmm(offset, losses.only(h, weights), regressor)
             rows = losses.where(weights, lambda g, w: (g - w).square().mean(-1), guess, wanted)
-            return 0.5 * width * mean(rows, weights)
+            return 0.5 * width * losses.mean(rows, weights)
 
-        own = {"parameters": {"regressor": regressor, "offset": offset}}
-        return lambda h: (h - centre) / size, compare, own
+        return lambda h: (h - centre) / size, compare, {"parameters": {"regressor": regressor, "offset": offset}}
 
     def __str__(self) -> str:
         return f"`{self.layer}` of {self.name} through a learned regressor"
@@ -301,30 +284,16 @@ class WeightedSum:
 
     def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
         bounds = [signal.bind(students, x, y) for _, signal in self.terms]
-        reads = tuple(dict.fromkeys(path for b in bounds for path in b.reads))
 
         def loss(values: dict[str, torch.Tensor], targets: Any) -> torch.Tensor:
-            parts = [b.loss(values, t) for b, t in zip(bounds, targets, strict=True)]
-            return sum(weight * part for (weight, _), part in zip(self.terms, parts, strict=True))
+            parts = zip(self.terms, bounds, targets, strict=True)
+            return sum(weight * bound.loss(values, target) for (weight, _), bound, target in parts)
 
         def merged(kind: str) -> dict[str, Any]:
             return {f"{i}/{name}": value for i, b in enumerate(bounds) for name, value in getattr(b, kind).items()}
 
-        own = map(merged, ("parameters", "tensors", "generators"))
-        return Bound(reads, lambda x, y: tuple(b.target(x, y) for b in bounds), loss, *own)
+        reads, own = dict.fromkeys(path for b in bounds for path in b.reads), ("parameters", "tensors", "generators")
+        return Bound(tuple(reads), lambda x, y: tuple(b.target(x, y) for b in bounds), loss, *map(merged, own))
 
     def __str__(self) -> str:
         return " + ".join(f"{weight:g} x {signal}" for weight, signal in self.terms)
-
-
-def _classes(students: Students, x: Any, y: Any, teacher: nn.Module | None = None) -> int:
-    """The number of classes; ValueError unless the outputs of both sides and the labels fit together."""
-    own, *theirs = reading.shapes(students, reading.OUTPUT, x, -1, teacher)
-    losses.check_classes(own[-1], *(shape[-1] for shape in theirs))
-    labels = tuple(y.shape[2:]) if isinstance(y, torch.Tensor) else None
-    if labels not in (None, own[1:-1]) and (teacher is None or len(own) > 2):
-        needed = f"outputs {own} (batch, ..., classes) need labels {own[:-1]}, {IGNORE} where nothing is asked"
-        raise ValueError(f"{needed}; the task has {(own[0], *labels)}")
-    if labels in (None, own[2:]):  # they do not say which dimension holds the classes
-        reading.check_units(students.skeleton, reading.OUTPUT, own, own[0], None)
-    return own[-1]
