@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,20 @@ def from_store(
         students=students, snapshots=dict(sorted(snapshots.items())), metric=meta["metric"],
         higher_is_better=meta["higher_is_better"],
     )  # fmt: skip
+
+
+def tell_of_attributes(before: Ensemble, after: Ensemble) -> None:
+    """Say that networks count or remember something in Python, where no run keeps it."""
+    pairs = zip(before.skeleton.modules(), after.skeleton.modules(), strict=True)
+    plain = [(vars(one), name, value) for one, two in pairs for name, value in vars(two).items()]
+    kinds = (int, float, str)
+    changed = [name for own, name, value in plain if isinstance(value, kinds) and own.get(name) != value]
+    if changed:
+        warnings.warn(
+            f"{type(before.skeleton).__name__} changes its attribute {changed[0]!r} while it runs; a run keeps "
+            "parameters and buffers alone, so register it as a buffer if its outputs depend on it",
+            stacklevel=3,
+        )
 
 
 class Saved:

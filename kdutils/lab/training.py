@@ -16,7 +16,7 @@ from kdutils.curriculum import Curriculum, Stage
 from kdutils.lab import cost, store
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import SGD, Optimiser
-from kdutils.lab.record import Run, Saved, from_store, to_store
+from kdutils.lab.record import Run, Saved, from_store, tell_of_attributes, to_store
 from kdutils.signals import Bound
 from kdutils.tasks.sampling import HeldOut, Samples
 
@@ -133,7 +133,7 @@ def train(
         loop.stages.append((str(stage.signal), first, loop.step))
     bar.close()
     run = loop.finish(saved.seconds, settings, key)
-    _tell_of_attributes(students, run.students)
+    tell_of_attributes(students, run.students)
     run.students.networks = students.networks  # as built: so they are, too, in a run that is read back
     del loop
     cost.give_back_memory()
@@ -279,20 +279,6 @@ def _tell_of_modes(students: Ensemble, x: torch.Tensor) -> None:
             f"{type(students.skeleton).__name__} is trained in eval mode: without dropout, and with batch norm's "
             "statistics as they were built; train(..., mode='train') trains it as it was built",
             stacklevel=4,
-        )
-
-
-def _tell_of_attributes(before: Ensemble, after: Ensemble) -> None:
-    """Say that networks count or remember something in Python, where no run keeps it."""
-    pairs = zip(before.skeleton.modules(), after.skeleton.modules(), strict=True)
-    plain = [(vars(one), name, value) for one, two in pairs for name, value in vars(two).items()]
-    kinds = (int, float, str)
-    changed = [name for own, name, value in plain if isinstance(value, kinds) and own.get(name) != value]
-    if changed:
-        warnings.warn(
-            f"{type(before.skeleton).__name__} changes its attribute {changed[0]!r} while it runs; a run keeps "
-            "parameters and buffers alone, so register it as a buffer if its outputs depend on it",
-            stacklevel=3,
         )
 
 
