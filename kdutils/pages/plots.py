@@ -103,6 +103,42 @@ def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: 
     return ax
 
 
+def solved(
+    arms: Mapping[str, Times], axis: str = "samples", ax: Axes | None = None, teachers: Times | None = None
+) -> Axes:
+    """The share of students that have solved the task, against samples or FLOPs (Kaplan-Meier), a label on each curve.
+
+    Where students did not finish, the curve ends at the budget below 1, with an open arrow and how many did finish.
+    `teachers` are drawn as thin vertical lines: when each of them solved it.
+    """
+    ax = plt.gca() if ax is None else ax
+    first = min(found.values.min() for found in arms.values()) / 4
+    last = max(found.limit for found in arms.values() if found.finished < len(found.values))
+    lowest: dict[float, float] = {}  # of the labels beside one budget: they stand apart
+    order = sorted(arms, key=lambda name: -arms[name].finished)
+    for name in order:
+        found, shade = arms[name], colour(name, list(arms).index(name))
+        done, count = np.sort(found.values[np.isfinite(found.values)]), len(found.values)
+        end = found.limit if len(done) < count else done[-1]
+        shares = (
+            np.r_[0 * done[:1], np.arange(1, len(done) + 1), len(done)] / count
+        )  # all were watched to the same budget
+        ax.step(np.r_[done[:1], done, end], shares, where="post", color=shade, ls=DASHES.get(name, "-"))
+        if len(done) == count:
+            ax.text(np.median(done), 1.04, name, color=shade, ha="center")
+        else:
+            ax.plot([end], shares[-1:], ">", color=shade, mfc="white", mew=2, ms=8, clip_on=False)
+            lowest[end] = min(shares[-1], lowest.get(end, 2) - 0.09)
+            ax.text(end * 1.2, lowest[end], f"{name}, {len(done)} of {count}", color=shade, va="center", fontsize=11)
+    if teachers is not None:
+        for value in teachers.values[np.isfinite(teachers.values)]:
+            ax.axvline(value, color=COLOURS["teacher"], lw=0.9, ls=":")
+        ax.text(np.min(teachers.values), 1.04, "teachers")
+    ax.set(xscale="log", xlabel=_AXES[axis], ylabel="share of students done", xlim=(first, last), ylim=(0, 1.02))
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return ax
+
+
 def against(
     sizes: Sequence[float],
     arms: Mapping[str, Sequence[Times]],

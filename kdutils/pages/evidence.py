@@ -1,0 +1,112 @@
+"""What a page shows of a study: its arms compared, with two-level intervals, and claims made from them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdutils.lab import stats
+from kdutils.lab.stats import Estimate, Times
+from kdutils.pages.claims import Claim
+from kdutils.pages.studies import Records
+
+
+def study(
+    name: str, threshold: float, budget: int | None = None, folder: Path | str = "results/studies"
+) -> Evidence | None:
+    """The `Evidence` of a study from the records beside the notebook; None, and one line that says so, where they are
+    not: the installed package holds no records.
+
+    Args:
+        threshold: the accuracy that counts as "solved".
+        budget: steps of a student; left out, the largest of the study.
+    """
+    records = Records(folder, name)
+    if records.table.empty:
+        print(f"The records of the study {name!r} are not here ({folder}): run this notebook in a clone of the book's "
+              "repository, where they are in book/results/studies. What needs them is left out.")  # fmt: skip
+        return None
+    return Evidence(records, threshold, budget or max(records.about["budgets"]))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A study's arms at one budget.
+
+    Attributes:
+        threshold: the accuracy that counts as "solved".
+        budget: steps of a student.
+    """
+
+    records: Records
+    threshold: float
+    budget: int
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the study's summary says: its settings, arms, teachers, cost."""
+        return self.records.about
+
+    @property
+    def smallest(self) -> float:
+        """The smallest effect of interest, stated before the run."""
+        return float(self.about["effect"]["smallest"])
+
+    @cached_property
+    def limit(self) -> int:
+        """The budget in samples."""
+        return self.budget * self.about["settings"]["batch"]
+
+    def by_teacher(self, arm: str, axis: str = "samples") -> list[Times]:
+        """When each student of an arm solved the task, in "samples" or "flops", one `Times` a teacher."""
+        return self.records.times(arm, self.budget, self.threshold, axis)
+
+    def times(self, arm: str, axis: str = "samples") -> Times:
+        """The same, all teachers in one."""
+        return stats.pooled(self.by_teacher(arm, axis))
+
+    def solved(self, arm: str) -> str:
+        """How many students of an arm solved the task, such as "12 of 15"."""
+        found = self.times(arm)
+        return f"{found.finished} of {len(found.values)}"
+
+    def ratio(self, slow: str, fast: str, axis: str = "samples") -> Estimate:
+        """How many times more `slow` needs than `fast`, student by student, with its interval over teachers."""
+        return stats.ratio(self.by_teacher(slow, axis), self.by_teacher(fast, axis))
+
+    def chosen(self, arm: str) -> dict[str, float]:
+        """What the tuning seeds chose for an arm: "rate", and a value for each of its lists."""
+        first = self.about["teachers"][0]
+        found = self.about["cells"][f"tuning {first}, {self.budget} steps, {arm}"]["chosen"]
+        return {"rate": found["rates"][0], **found["choice"]}
+
+    def trials(self, arm: str) -> dict[str, tuple[float, list[float]]]:
+        """What the tuning of an arm saw: for each choice, such as "steps 50", its best learning rate, and when each
+        tuning seed solved the task, in samples (inf where it did not)."""
+        t = self.records.table
+        t = t[(t.role == "tuning") & (t.budget == self.budget) & (t.arm == arm)]
+        found: dict[str, tuple[float, list[float]]] = {}
+        for (choice, rate), rows in t.groupby(["choice", "rate"]):
+            reached = rows[rows.accuracy >= self.threshold].groupby("seed").samples.min()
+            times = reached.reindex(self.about["tuning"]["seeds"]).fillna(np.inf).tolist()
+            if choice not in found or sorted(times, reverse=True) < sorted(found[choice][1], reverse=True):
+                found[choice] = float(rate), times
+        return dict(sorted(found.items(), key=lambda item: [float(n) for n in re.findall(r"[\d.]+", item[0])]))
+
+    def teachers(self, axis: str = "samples") -> Times:
+        """When each teacher solved the task; the limit is its whole training."""
+        t = self.records.table
+        t = t[(t.role == "teacher") & (t["sample"] == "held-out")]
+        reached = t[t.accuracy >= self.threshold].groupby("teacher")[axis].min()
+        values = reached.reindex(self.about["teachers"]).fillna(np.inf).to_numpy(dtype=float)
+        return Times(values, float(t[axis].max()))
+
+
+def claim(id: str, sentence: str, found: Estimate, band: tuple[float, float], unit: str = " times") -> Claim:
+    """A claim about an estimate of a study."""
+    return Claim(id, sentence, found.value, found.interval, band, unit, found.bound == "at least")
