@@ -104,8 +104,7 @@ def paired_blocks(teacher_layers: int, student_layers: int) -> list[tuple[str, s
     """
     if not 1 <= student_layers <= teacher_layers:
         raise ValueError(f"{student_layers} student layers cannot be spread over {teacher_layers} teacher layers")
-    depth = [(i + 1) * teacher_layers // student_layers - 1 for i in range(student_layers)]
-    return [(f"blocks.{t}", f"blocks.{s}") for s, t in enumerate(depth)]
+    return [(f"blocks.{(s + 1) * teacher_layers // student_layers - 1}", f"blocks.{s}") for s in range(student_layers)]
 
 
 def fitnets(teacher: nn.Module, layer: str = "act", student_layer: str = "act", steps: int = 500,

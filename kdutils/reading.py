@@ -23,6 +23,7 @@ from kdutils.losses import IGNORE, check_classes, only
 
 OUTPUT = ""  # the path of a module in itself (`nn.Module.get_submodule("")`): the network's own output
 CHOICES = ("all", "asked", "tokens")
+_WRAPPED = ("_orig_mod", "module")  # what torch.compile, nn.DataParallel and their like call the network inside
 _MAPS = {"batchnorm", "channelshuffle", "conv", "flatten", "fold", "instancenorm", "padding", "pixelshuffle", "pooling",
          "upsampling"}  # fmt: skip  # files of torch.nn.modules whose modules put channels before positions
 
@@ -42,7 +43,7 @@ def each(function: Callable[[torch.Tensor], Any], x: Any) -> Any:
 
 def _inside(module: nn.Module) -> nn.Module:
     """What torch.compile, nn.DataParallel and torch's other wrappers hold; a module that is none of them itself."""
-    while list(module._modules) in (["_orig_mod"], ["module"]) and type(module).__module__.startswith("torch."):
+    while [*module._modules] in ([n] for n in _WRAPPED) and type(module).__module__.startswith("torch."):
         (module,) = module._modules.values()
     return module
 
@@ -51,6 +52,8 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
     """The submodule called `path` (prefixes of torch's wrappers may be left out); ValueError when there is none."""
     here = model
     for name in path.split(".") if path else ():
+        if name in _WRAPPED and name not in here._modules:
+            continue  # the wrapper was taken off
         here = (here if name in here._modules else _inside(here))._modules.get(name)
         if here is None:
             known = ", ".join(repr(n) for n, _ in _inside(model).named_modules() if n != OUTPUT)
@@ -96,6 +99,8 @@ def outputs_at(
         state: parameters and buffers to use in place of the model's own.
     """
     state, seen = state or {}, {}
+    while isinstance(model, nn.DataParallel) and (state or tuple(paths) != (OUTPUT,)):  # a hook sees one device's part
+        model, state = model.module, {name.removeprefix("module."): value for name, value in state.items()}
     dtype = next((p.dtype for p in chain(state.values(), model.parameters()) if p.is_floating_point()), torch.float32)
     x = each(lambda t: t.to(dtype) if t.is_floating_point() else t, x)
     args, named = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
@@ -227,7 +232,9 @@ def moments(sample: torch.Tensor, weights: torch.Tensor | None = None) -> tuple[
 def copied(model: nn.Module) -> nn.Module:
     """A copy, also of a module that keeps a computed tensor, as the older weight_norm does."""
     kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
-    return copy.deepcopy(model, {id(value): value.detach().clone() for value in kept if not value.is_leaf})
+    dead = torch._C._functorch.is_batchedtensor  # of a vmap that is over: nobody can read its numbers any more
+    memo = {id(v): torch.zeros(v.shape) if dead(v) else v.detach().clone() for v in kept if dead(v) or not v.is_leaf}
+    return copy.deepcopy(model, memo)
 
 
 def frozen(teacher: nn.Module, device: torch.device) -> nn.Module:

@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from kdutils import projections, seeding
+from kdutils import curriculum, projections, seeding
 from kdutils.lab.ensemble import Ensemble
 from kdutils.losses import IGNORE
 from kdutils.signals import Hidden, Regressed, Signal
@@ -118,12 +119,109 @@ def test_asked_positions_of_the_calibration_alone_fix_the_scale(students: Ensemb
         assert torch.allclose(first, second) is same
 
 
+<<<<<<< HEAD
 def test_tokens_need_the_id_of_padding(students: Ensemble, batch: Batch) -> None:
     with pytest.raises(ValueError, match="needs the id of padding: give padding=ID"):
         Hidden(deep(8), "0", "0", positions="tokens")
     said = Hidden(deep(8), "0", "0", positions="tokens", padding=PAD)
     known = Hidden(deep(8, PAD), "0", "0", positions="tokens")
     assert torch.equal(losses(said, students, batch), losses(known, students, batch))
+=======
+@pytest.mark.parametrize("kind", [Hidden, Regressed])
+def test_padding_is_given_or_the_teachers_but_never_guessed(
+    kind: Callable[..., Signal], students: Ensemble, batch: Batch
+) -> None:
+    known = losses(kind(deep(8, PAD), "0", "0", positions="tokens"), students, batch)
+    given = losses(kind(deep(8), "0", "0", positions="tokens", padding=PAD), students, batch)
+    assert torch.equal(known, given)
+    other = losses(kind(deep(8, PAD), "0", "0", positions="tokens", padding=1), students, batch)
+    assert (other != given).all()
+    for attribute in (None, (1, 1), "same", True):
+        with pytest.raises(ValueError, match="'tokens' needs the id of padding: give padding=ID"):
+            kind(deep(8, attribute), "0", "0", positions="tokens")
+    configured = deep(8)
+    configured.config = SimpleNamespace(pad_token_id=3)
+    with pytest.raises(ValueError, match=r"give padding=ID \(pad_token_id of its config: 3\)"):
+        kind(configured, "0", "0", positions="tokens")
+    for positions in ("all", "asked"):
+        with pytest.raises(ValueError, match=f"positions='tokens' alone, not with '{positions}'"):
+            kind(deep(8), "0", "0", positions=positions, padding=0)
+
+
+def test_padding_reaches_every_hidden_stage() -> None:
+    teacher = deep(8)
+    layers = [("0", "0"), ("1", "1")]
+    for plan in (
+        curriculum.extracted(teacher, layers, positions="tokens", padding=PAD),
+        curriculum.fitnets(teacher, "0", "0", positions="tokens", padding=PAD),
+    ):
+        assert all(stage.signal.padding == PAD for stage in plan.stages[:-1])
+    term = curriculum.joint(teacher, 0.1, "0", "0", positions="tokens", padding=PAD).stages[0].signal.terms[1][1]
+    assert (term.positions, term.padding) == ("tokens", PAD)
+    for make in (curriculum.extracted, curriculum.fitnets):
+        with pytest.raises(ValueError, match="give padding=ID"):
+            make(deep(8, None), *([layers] if make is curriculum.extracted else ["0"]), positions="tokens")
+
+
+def test_a_calibration_sample_where_nothing_counts(students: Ensemble, batch: Batch) -> None:
+    x, y = batch
+    nowhere = torch.stack([y[0], torch.full_like(y[1], IGNORE)])  # one of two seeds is enough
+    for kind in (Hidden, Regressed):
+        with pytest.raises(ValueError, match="positions='asked': nothing counts in a calibration sample"):
+            kind(deep(8), "0", "0", positions="asked").bind(students, x, nowhere)
+        with pytest.raises(ValueError, match="positions='tokens': nothing counts in a calibration sample"):
+            kind(deep(8, PAD), "0", "0", positions="tokens").bind(students, torch.full_like(x, PAD), y)
+
+
+@pytest.mark.parametrize("kind", [Hidden, partial(Hidden, normalise="position"), Regressed])
+def test_a_step_in_which_nothing_is_asked_costs_nothing(
+    kind: Callable[..., Signal], students: Ensemble, batch: Batch
+) -> None:
+    x, y = batch
+    bound = kind(deep(8), "0", "0", positions="asked").bind(students, x, y)
+    values = {"0": students.outputs(x, ("0",))["0"].requires_grad_()}
+    loss = bound.loss(values, students.spread(bound.target(x, torch.full_like(y, IGNORE))))
+    assert loss.tolist() == [0] * 4
+    assert torch.autograd.grad(loss.sum(), values["0"])[0].abs().max() == 0
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("kind", [Hidden, partial(Hidden, normalise="position"), Regressed])
+def test_positions_that_do_not_count_may_hold_anything(
+    kind: Callable[..., Signal], value: float, students: Ensemble, batch: Batch
+) -> None:
+    """On both sides, in the calibration, the loss and the gradients; the others are as they would be."""
+    x, y = batch
+    broken = deep(8, PAD)
+    with torch.no_grad():
+        broken[0].weight[PAD, ::2] = value
+    results = []
+    for teacher, spoil in ((deep(8, PAD), False), (broken, True)):
+        bound = kind(teacher, "0", "0", positions="tokens").bind(students, x, y)
+        values = students.outputs(x, ("0",))["0"].detach()
+        if spoil:
+            values[students.spread(x) == PAD] = value
+        values.requires_grad_()
+        loss = bound.loss({"0": values}, students.spread(bound.target(x, y)))
+        results.append((loss, *torch.autograd.grad(loss.sum(), [values, *bound.parameters.values()])))
+    for good, same in zip(*results, strict=True):
+        assert same.isfinite().all()
+        torch.testing.assert_close(same, good)
+
+
+@pytest.mark.parametrize("kind", [Hidden, Regressed])
+def test_a_calibration_that_is_not_finite_names_its_sample(
+    kind: Callable[..., Signal], students: Ensemble, batch: Batch
+) -> None:
+    x, y = (part.clone() for part in batch)
+    x[x == 3] = 2
+    x[1, 7, 0] = 3
+    teacher = deep(8)
+    with torch.no_grad():
+        teacher[0].weight[3, 1] = torch.inf
+    with pytest.raises(ValueError, match="`0` of final teacher is not finite at sample 7 of seed number 1 of the"):
+        kind(teacher, "0", "0").bind(students, x, y)
+>>>>>>> method
 
 
 @pytest.mark.parametrize("positions", CHOSEN)
@@ -135,6 +233,7 @@ def test_normalised_by_position_the_loss_is_one_minus_the_correlation(positions:
     bound = Hidden(deep(8, PAD), "0", "0", positions=positions, normalise="position").bind(students, *batch)
     wanted = plain.target(*batch)
     wanted, h = wanted if positions == "all" else wanted[0], students.outputs(x, ("0",))["0"]
+    assert wanted.shape == (2, 40, LENGTH, width)
     loss = bound.loss({"0": h}, students.spread(bound.target(*batch)))
     for m in range(4):
         rows = CHOSEN[positions](x[m % 2], y[m % 2])
