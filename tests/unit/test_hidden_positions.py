@@ -119,14 +119,6 @@ def test_asked_positions_of_the_calibration_alone_fix_the_scale(students: Ensemb
         assert torch.allclose(first, second) is same
 
 
-<<<<<<< HEAD
-def test_tokens_need_the_id_of_padding(students: Ensemble, batch: Batch) -> None:
-    with pytest.raises(ValueError, match="needs the id of padding: give padding=ID"):
-        Hidden(deep(8), "0", "0", positions="tokens")
-    said = Hidden(deep(8), "0", "0", positions="tokens", padding=PAD)
-    known = Hidden(deep(8, PAD), "0", "0", positions="tokens")
-    assert torch.equal(losses(said, students, batch), losses(known, students, batch))
-=======
 @pytest.mark.parametrize("kind", [Hidden, Regressed])
 def test_padding_is_given_or_the_teachers_but_never_guessed(
     kind: Callable[..., Signal], students: Ensemble, batch: Batch
@@ -221,7 +213,6 @@ def test_a_calibration_that_is_not_finite_names_its_sample(
         teacher[0].weight[3, 1] = torch.inf
     with pytest.raises(ValueError, match="`0` of final teacher is not finite at sample 7 of seed number 1 of the"):
         kind(teacher, "0", "0").bind(students, x, y)
->>>>>>> method
 
 
 @pytest.mark.parametrize("positions", CHOSEN)
