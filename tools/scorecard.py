@@ -42,7 +42,7 @@ PAPERS = (
      ("predicted-curve", "layer-turns", "layer-needs-fewer", "two-phase-extraction")),
     ("gupta2025", "Transformers on parities: extraction is better than one-shot.",
      ("transformer-extraction-vs-one-shot",)),
-    ("gupta2025", "Language modelling: extraction is better than one-shot (tested here: students of a few hundred steps).",
+    ("gupta2025", "Language modelling: extraction is better than one-shot (tested here: a few hundred steps).",
      ("grammar-extraction-vs-one-shot", "english-extraction-vs-one-shot")),
 )  # fmt: skip
 
