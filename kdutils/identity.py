@@ -272,7 +272,7 @@ class _Walk:
             return {"is": self.value(kind, where), "described": self.value(thing.describe(), where)}
         reduced = copyreg.dispatch_table.get(kind, lambda thing: thing.__reduce_ex__(4))(thing)
         if isinstance(reduced, str):
-            module = getattr(thing, "__module__", None)
+            module = getattr(thing, "__module__", None) or kind.__module__
             known = (home or source.origin(module)) and "(vectorized)" not in reduced  # as np.frompyfunc names all
             return {"named": f"{module}.{reduced}"} if known else self.hidden(thing, where)
         make, arguments, state, entries, pairs = (*reduced, None, None, None)[:5]

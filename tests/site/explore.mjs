@@ -43,7 +43,7 @@ for (const file of pages) {
         if (tag === "input") for (const key of ["Home", "ArrowRight", "End"]) await step(label, key, () => page.keyboard.press(key));
         if (tag === "select") {
           const names = await control.locator("option").allTextContents(), before = await control.inputValue();
-          for (const [i, name] of names.entries()) if (String(i) !== before) await step(label, name, () => control.selectOption(String(i)));
+          for (const [i, name] of names.entries()) if (String(i) !== before) await step(label, name, () => control.selectOption({ index: i }));
         }
         if (tag === "button") for (const action of ["start", "stop"]) await step(label, action, () => page.keyboard.press("Enter"), 600);
       }
