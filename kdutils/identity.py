@@ -263,7 +263,7 @@ class _Walk:
         return {"of": home} if home else self.value(found, f"global `{name}` read by `{owner}`")
 
     def object(self, thing: Any, where: str) -> dict[str, Any]:
-        """Any other object: what it says of itself, or what pickle would make it from."""
+        """Any other object: what it says of itself, or what a copy would be made from."""
         kind = type(thing)
         home = (source.known(kind) or {}).get("of")
         own = home in (None, "kdutils")
