@@ -43,8 +43,8 @@ def each(function: Callable[[torch.Tensor], Any], x: Any) -> Any:
 
 def _inside(module: nn.Module) -> nn.Module:
     """What torch.compile, nn.DataParallel and torch's other wrappers hold; a module that is none of them itself."""
-    while [*module._modules] in ([n] for n in _WRAPPED) and type(module).__module__.startswith("torch."):
-        (module,) = module._modules.values()
+    while type(module).__module__.startswith("torch.") and [*dict(module.named_children())] in ([n] for n in _WRAPPED):
+        (module,) = module.children()
     return module
 
 
@@ -52,10 +52,10 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
     """The submodule called `path` (prefixes of torch's wrappers may be left out); ValueError when there is none."""
     here = model
     for name in path.split(".") if path else ():
-        if name in _WRAPPED and name not in here._modules:
+        if name in _WRAPPED and not hasattr(here, name):
             continue  # the wrapper was taken off
-        here = (here if name in here._modules else _inside(here))._modules.get(name)
-        if here is None:
+        here = getattr(here if hasattr(here, name) else _inside(here), name, None)
+        if not isinstance(here, nn.Module):
             known = ", ".join(repr(n) for n, _ in _inside(model).named_modules() if n != OUTPUT)
             raise ValueError(f"{type(_inside(model)).__name__} has no layer {path!r}; its layers are {known}")
     return _inside(here) if path else here
@@ -105,6 +105,17 @@ def outputs_at(
     x = each(lambda t: t.to(dtype) if t.is_floating_point() else t, x)
     args, named = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
     modules = {path: module_at(model, path) for path in paths if path != OUTPUT}
+    entries = sum(len(m._parameters) + len(m._buffers) for m in model.modules()) if state else 0
+
+    def call() -> Any:
+        if not state:
+            return model(*args, **named)
+        tied = entries != len(state)  # where every entry has its own tensor, torch's long look for ties is spared
+        return functional_call(model, state, args, named, tie_weights=tied)
+
+    if not modules:
+        with _as_written(model) if state else contextlib.nullcontext():
+            return {OUTPUT: _numbers(call(), OUTPUT)}
 
     def keep(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
         if path not in seen:
@@ -116,9 +127,8 @@ def outputs_at(
     with contextlib.suppress(_Reached), contextlib.ExitStack() as during:
         for path, module in modules.items():
             during.enter_context(module.register_forward_hook(partial(keep, path)))
-        if state or modules:
-            during.enter_context(_as_written(model))
-        output = functional_call(model, state, args, named) if state else model(*args, **named)
+        during.enter_context(_as_written(model))
+        output = call()
         if OUTPUT in paths:
             seen[OUTPUT] = _numbers(output, OUTPUT)
     if missing := [path for path in paths if path not in seen]:
@@ -239,7 +249,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 def frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
     """A copy in eval mode (of a compiled or parallel teacher, of the network inside), out of everybody's reach."""
-    return copied(_inside(teacher)).to(device).eval().requires_grad_(False)
+    return copied(_inside(teacher)).to(device).eval()
 
 
 @torch.no_grad()

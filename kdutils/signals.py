@@ -172,8 +172,7 @@ class _Layer:
                 return losses.pair(teach(h.flatten(1, -2)).unflatten(1, h.shape[1:-1]), weights)
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
-            with float32():
-                return compare(*reading.pairs(values[self.student_layer], target, self.units))
+            return compare(*reading.pairs(values[self.student_layer], target, self.units))
 
         return Bound((self.student_layer,), target, loss, **drawn)
 
@@ -214,7 +213,7 @@ class Hidden(_Layer):
         def draw() -> torch.Tensor:
             return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams.values(), strict=True)])
 
-        normal = partial(F.layer_norm, normalized_shape=(width,)) if self.normalise == "position" else nn.Identity()
+        normal = partial(F.layer_norm, normalized_shape=(width,)) if self.normalise == "position" else lambda h: h
         projection, (centre, _) = draw(), reading.moments(hidden, weights)
         _, size = reading.moments(hidden @ projection.mT, weights)
         mu, factor = centre @ projection.mT, self.scale / size
@@ -252,7 +251,8 @@ class Regressed(_Layer):
         offset = torch.zeros(len(regressor), 1, shape[1], device=device, requires_grad=True)
 
         def compare(h: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-            guess = torch.baddbmm(offset, losses.only(h, weights), regressor)
+            with torch.autocast(h.device.type, enabled=False):
+                guess = torch.baddbmm(offset, losses.only(h, weights), regressor)
             rows = losses.where(weights, lambda g, w: (g - w).square().mean(-1), guess, wanted)
             return 0.5 * width * losses.mean(rows, weights)
 

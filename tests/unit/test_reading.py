@@ -227,6 +227,22 @@ def test_wrapped_students(make: Callable[[], nn.Module]) -> None:
     torch.testing.assert_close(students.outputs(x, ("1", "")), plain.outputs(x, ("1", "")))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_scripted_code_has_outputs_but_calls_no_layer() -> None:
+    scripted, students, x = torch.jit.script(net()), Ensemble(net, [1, 2]), X.expand(2, 5, 6)
+    torch.testing.assert_close(*(Output(t).bind(students, x).target(x, None) for t in (scripted, net())))
+    with pytest.raises(RuntimeError, match="register_forward_hook is not supported on ScriptModules"):
+        Hidden(scripted, "1", "1").bind(students, x)
+
+
+def test_a_path_names_modules_only() -> None:
+    network = net()
+    network.label = "1"
+    for path in ("label", "0.weight", "0.in_features", "forward", "1.", ".1"):
+        with pytest.raises(ValueError, match=f"Sequential has no layer '{path}'; its layers are '0', '1', '2'"):
+            module_at(network, path)
+
+
 NORMS = {
     "weight_norm": lambda: utils.weight_norm(nn.Linear(6, 8)),
     "spectral_norm": lambda: utils.spectral_norm(nn.Linear(6, 8)),
