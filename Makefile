@@ -48,8 +48,8 @@ test-notebooks: setup ## run the committed chapters at smoke and compare their v
 test-colab: setup ## every chapter as in Colab, in an environment of its own (`make test` runs two)
 	KDUTILS_COLAB=all $(BIN)/python -m pytest tests/notebooks/test_colab.py
 
-validate: setup ## re-execute the book profile from scratch and compare the verdicts
-	KDUTILS_RUNS=$$(mktemp -d) $(BIN)/python tools/execute.py --profile book --check
+validate: setup ## re-execute the book profile from scratch and compare the verdicts (GPU=1 on a GPU)
+	KDUTILS_RUNS=$$(mktemp -d) $(BIN)/python tools/execute.py --profile book --check $(if $(GPU),--gpu)
 
 new-chapter: setup ## start a chapter from the template (NAME=NN_name)
 	$(BIN)/python tools/new_chapter.py "$(NAME)"
@@ -68,8 +68,8 @@ study: setup ## train what is missing of a study (NAME=grammar; SMOKE=1 the smal
 audit: setup ## train a few cells of a study's records anew and compare every number (NAME=grammar; SMOKE=1; SEED=0)
 	$(BIN)/python tools/audit.py "$(NAME)" $(if $(SMOKE),--smoke) $(if $(SEED),--seed $(SEED)) $(if $(CELLS),--cells $(CELLS))
 
-dry: setup ## build every lab at PROFILE and train three steps of each arm, or say what does not fit (PROFILE=paper)
-	$(BIN)/python tools/dry.py --profile $(PROFILE) $(if $(DEVICE),--device $(DEVICE))
+dry: setup ## build every lab at PROFILE and train three steps of each arm, or say what does not fit (PROFILE=paper; LIMIT=60 seconds a lab)
+	$(BIN)/python tools/dry.py --profile $(PROFILE) $(if $(DEVICE),--device $(DEVICE)) $(if $(LIMIT),--limit $(LIMIT))
 
 clean: ## remove built files (kept runs stay in book/runs)
 	rm -rf _build

@@ -3,8 +3,9 @@
 The text twin is the source (its exercises come from book/exercises); cells of the committed notebook that are still the
 same keep their ids. At the `book` profile the notebook in book/ is replaced; at others the executed copy goes to
 _build/PROFILE/book/. A chapter that is not named on the command line is left alone when nothing it rests on changed.
-`smoke` and `book` compute on the processor, as their records did. This is the one way to change what `book/results` and
-the scorecard say: it sets KDUTILS_RESULTS, without which a chapter writes elsewhere.
+`smoke` and `book` compute on the processor, as their records did; what --gpu makes goes to _build/gpu. This is the one
+way to change what `book/results` and the scorecard say: it sets KDUTILS_RESULTS, without which a chapter writes
+elsewhere.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ def destination(profile: str) -> Path:
 
 
 def results(profile: str) -> Path:
-    """The folder that chapters write their numbers to: only smoke's are not kept in the book."""
-    return ROOT / "_build" / "smoke" / "results" if profile == "smoke" else BOOK / "results"
+    """The folder that chapters write their numbers to: those of "smoke" and "gpu" are not kept in the book."""
+    return ROOT / "_build" / profile / "results" if profile in ("smoke", "gpu") else BOOK / "results"
 
 
 def from_text(name: str) -> nbformat.NotebookNode:
@@ -128,7 +129,9 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="chapters, such as 04_extraction; all when left out")
     parser.add_argument("--profile", default="book", choices=["smoke", "book", "paper"])
     parser.add_argument("--check", action="store_true", help="compare the new verdicts with the recorded ones")
+    parser.add_argument("--gpu", action="store_true", help="smoke or book on a GPU; nothing in book/ changes")
     options = parser.parse_args()
+    place = "gpu" if options.gpu else options.profile
     unknown = [name for name in options.names if name not in chapters()]
     if unknown:
         sys.exit(f"no chapter {unknown[0]!r}: there are {', '.join(chapters())}")
@@ -140,24 +143,24 @@ def main() -> None:
         exercises.write()
     except ValueError as error:
         sys.exit(str(error))
-    kept = results(options.profile)
-    before = verdicts(kept / options.profile) if options.check else {}
+    kept = results(place)
+    before = verdicts(results(options.profile) / options.profile) if options.check else {}
     os.environ |= {"KDUTILS_PROFILE": options.profile, "KDUTILS_QUIET": "1", "KDUTILS_RESULTS": str(kept)}
-    if options.profile != "paper":
+    if options.profile != "paper" and not options.gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    known, started = _known("seconds", options.profile), time.perf_counter()
-    stamps = {} if options.check else _known("stamps", options.profile)
-    names = options.names or [n for n in chapters() if stamps.get(n) != stamp(n, options.profile)]
+    known, started = _known("seconds", place), time.perf_counter()
+    stamps = {} if options.check else _known("stamps", place)
+    names = options.names or [n for n in chapters() if stamps.get(n) != stamp(n, place)]
     for number, name in enumerate(names, 1):
         left = sum(seconds for n in names[number - 1 :] if isinstance(seconds := known.get(n), int | float))
         remaining = f", about {left:.0f} s left" if left else ""
         elapsed = time.perf_counter() - started
         begun = time.perf_counter()
-        settle(name, options.profile, f"chapter {number}/{len(names)} {name} ({elapsed:.0f} s so far{remaining})")
-        _remember("seconds", options.profile, {name: round(time.perf_counter() - begun, 1)})
+        settle(name, place, f"chapter {number}/{len(names)} {name} ({elapsed:.0f} s so far{remaining})")
+        _remember("seconds", place, {name: round(time.perf_counter() - begun, 1)})
     rest = "" if options.names else f"; the other {len(chapters()) - len(names)} are as they were"
     print(f"{len(names)} chapters executed at {options.profile} in {time.perf_counter() - started:.0f} s{rest}")
-    if options.profile == "book":
+    if place == "book":
         with notes.lock(ROOT / "_build"):
             update_readme()
             if set(chapters()) <= {path.stem for path in results("book").glob("book/*.json")}:
