@@ -27,11 +27,13 @@ import pairing
 import papermill
 import scorecard
 from jupytext.combine import combine_inputs_with_outputs
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from normalise import KERNEL, LANGUAGE, normalise
+from papermill.exceptions import PapermillExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK, TEXT = ROOT / "book", ROOT / "book" / "text"
+GO_ON = "finished runs are kept, and the same command goes on from there"
 
 
 def chapters() -> list[str]:
@@ -200,9 +202,25 @@ def verdicts(folder: Path) -> dict[str, str]:
     return {claim["id"]: claim["verdict"] for record in records for claim in record["claims"]}
 
 
+def stopped(error: BaseException) -> str:
+    """What to say when a Ctrl-C or a killed kernel ended a chapter; nothing for an error of the chapter's own.
+
+    nbclient answers a Ctrl-C by shutting down the kernel, and what it then sees first is a matter of time: nothing yet,
+    a dead kernel, a cell interrupted, or a cell whose answer names no error ("<Error>").
+    """
+    if isinstance(error, DeadKernelError):
+        return f"the kernel is gone (Ctrl-C, or out of memory); {GO_ON}"
+    interrupted = isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, CellExecutionError | PapermillExecutionError)
+        and error.ename in ("KeyboardInterrupt", "<Error>")
+    )
+    return f"stopped; {GO_ON}" if interrupted else ""
+
+
 if __name__ == "__main__":
     try:
         main()
-    except (KeyboardInterrupt, DeadKernelError) as stop:  # a Ctrl-C may reach us as either: nbclient ends the kernel
-        what = "the kernel is gone (Ctrl-C, or out of memory)" if isinstance(stop, DeadKernelError) else "stopped"
-        sys.exit(f"{what}; finished runs are kept, and the same command goes on from there")
+    except (KeyboardInterrupt, Exception) as error:
+        if not (said := stopped(error)):
+            raise
+        sys.exit(said)

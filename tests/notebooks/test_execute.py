@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,3 +140,23 @@ def test_stopping_a_chapter_leaves_nothing_half_written(mini):
     assert said.strip().endswith("the same command goes on from there")
     assert list(mini.runs.glob("*.safetensors")) and not list(mini.root.rglob("*.partial"))
     assert not list((mini.root / "_build").rglob("*.ipynb"))
+
+
+def test_every_form_of_a_stop_says_how_to_go_on():
+    import execute
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    cell = nbformat.v4.new_code_cell("1 / 0")
+    answers = {"KeyboardInterrupt": {"ename": "KeyboardInterrupt", "evalue": ""}, "aborted": {"status": "aborted"}}
+    stops = [KeyboardInterrupt(), DeadKernelError("Kernel died")]
+    stops += [CellExecutionError.from_cell_and_msg(cell, answer) for answer in answers.values()]
+    stops += [PapermillExecutionError(0, 1, "1 / 0", "KeyboardInterrupt", "", [])]
+    assert all(execute.stopped(stop).endswith("goes on from there") for stop in stops)
+    own = {"ename": "ZeroDivisionError", "evalue": "division by zero", "traceback": ["line 1"]}
+    others = [
+        CellExecutionError.from_cell_and_msg(cell, own),
+        ValueError("a"),
+        PapermillExecutionError(0, 1, "", "E", "", []),
+    ]
+    assert [execute.stopped(other) for other in others] == ["", "", ""]
