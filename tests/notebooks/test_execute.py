@@ -160,3 +160,11 @@ def test_every_form_of_a_stop_says_how_to_go_on():
         PapermillExecutionError(0, 1, "", "E", "", []),
     ]
     assert [execute.stopped(other) for other in others] == ["", "", ""]
+
+
+def test_what_a_gpu_would_make_leaves_the_book_alone(mini):
+    status, said = mini.execute("--gpu", "01_mini")
+    assert status == 0, said
+    assert (mini.root / "_build" / "gpu" / "book" / "01_mini.ipynb").exists()
+    assert (mini.root / "_build" / "gpu" / "results" / "smoke" / "01_mini.json").exists()
+    assert not mini.notebook.exists() and not list((mini.root / "book").rglob("*.json"))
