@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -106,6 +107,8 @@ class Book:
         return subprocess.Popen(
             [sys.executable, *map(str, command)], cwd=self.root / "book", env={**inherited, **own, **variables},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace",
+            # What a shell starts in the background ignores Ctrl-C, and so do its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def run(self, *command: object, **variables: str) -> tuple[int, str]:
