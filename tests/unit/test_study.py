@@ -1,5 +1,6 @@
 """Studies: cells that stand on their own, records that are completed from any state, and workers that may die."""
 
+import json
 import os
 import signal
 import sys
@@ -233,6 +234,14 @@ def test_an_audit_sees_one_changed_number(small: Study, tmp_path: Path) -> None:
     assert "rows" in audit.compare(recorded.iloc[1:], anew, True, 0.0)
     off = recorded.assign(loss=recorded.loss + 0.1)
     assert "0.1" in audit.compare(off, anew, False, 0.05) and not audit.compare(off, anew, False, 0.2)
+
+
+def test_a_cell_that_the_store_has_is_the_cell_that_was_done(small: Study, tmp_path: Path) -> None:
+    """A task that Dask runs again, or whose record was lost, is answered by the store."""
+    store = Store(tmp_path)
+    for cell in (Cell("teacher", 0), Cell("tuning", 0, 60, "labels")):
+        first, again = (work(small, cell, store) for _ in range(2))
+        assert again == json.loads(json.dumps(first))  # as a file holds it
 
 
 def test_a_worker_that_dies_costs_its_cell_and_no_more(small: Study, tmp_path: Path) -> None:
