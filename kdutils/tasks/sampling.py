@@ -27,17 +27,19 @@ class Samples:
         name = ("data", run) if run else ("data",)  # a later run of the same students reads other samples
         self.streams = [seeding.generator(seed, *name, device=device) for seed in seeds]
         self.drawn: list[tuple[torch.Tensor, torch.Tensor]] = []  # batches of the coming steps, last first
-        self.before = [stream.get_state() for stream in self.streams]  # they were drawn
+        self.before = [stream.get_state() for stream in self.streams]  # they were drawn, or will be
 
     def next(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The next batch of every seed: (seeds, batch, ...) inputs and labels."""
         if not self.drawn:
-            self.before = [stream.get_state() for stream in self.streams]
             shape = max(1, min(BLOCK, LARGEST // self.batch)), self.batch
             pairs = [self.task.sample(math.prod(shape), stream) for stream in self.streams]
             x, y = (torch.stack([p.unflatten(0, shape) for p in part], 1) for part in zip(*pairs, strict=True))
             self.drawn = list(zip(x, y, strict=True))[::-1]
-        return self.drawn.pop()
+        batch = self.drawn.pop()
+        if not self.drawn:  # what is left of a block is told from where it began, the next block from where it will
+            self.before = [stream.get_state() for stream in self.streams]
+        return batch
 
     def restore(self, before: list[torch.Tensor], left: int) -> None:
         """Go on where `left` batches of the block that begins at `before` are still to come."""

@@ -25,6 +25,7 @@ from kdutils.lab.optimisers import SGD, Adam
 from kdutils.lab.store import Store
 from kdutils.lab.training import Run, train
 from kdutils.signals import Hidden, Labels, Output, Shuffled
+from kdutils.tasks import sampling
 from kdutils.tasks.models import MLP, Transformer
 from kdutils.tasks.parity import SparseParity
 
@@ -127,6 +128,12 @@ def check(make: Callable, plan: Curriculum, folder: Path, stops: list[int], **op
 def test_a_stopped_run_goes_on_bit_for_bit(plan: Curriculum, optimiser: object, tmp_path: Path) -> None:
     """Inside the first stage, at its end, right after it, and late: in turn on one run."""
     check(partial(MLP, 6, 8), plan, tmp_path, [3, 7, 8, 15], optimiser=optimiser)
+
+
+def test_a_run_goes_on_at_any_step_of_a_block_of_samples(tmp_path: Path) -> None:
+    """Samples are drawn in blocks: a run may stop before a block's last batch, after it, and at the next one."""
+    stops = [step + at for step in (sampling.BLOCK, 2 * sampling.BLOCK) for at in (-1, 0, 1)]
+    check(partial(MLP, 6, 8), curriculum.from_labels(), tmp_path, stops, steps=2 * sampling.BLOCK + 4)
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
