@@ -230,13 +230,22 @@ def counted(positions: str, padding: int | None, x: Any, y: Any, shape: Sequence
     return marks != (IGNORE if positions == "asked" else padding)
 
 
-def moments(sample: torch.Tensor, weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean of every unit of a sample (seeds, n, units), and one root mean square around them a seed."""
+def moments(sample: torch.Tensor, weights: torch.Tensor | None, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of every unit of a sample (seeds, n, units), and one root mean square around them a seed.
+
+    Raises:
+        ValueError: where no unit varies by more than rounding; the message calls the sample `name`.
+    """
     w = torch.ones_like(sample[..., :1]) if weights is None else weights.to(sample.dtype)[..., None]
     w, sample = w / w.sum(1, keepdim=True).clamp_min(1), only(sample, weights)
     centre = (sample * w).sum(1, keepdim=True)
-    size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt().clamp_min(1e-12)
-    return centre, size
+    size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt()
+    if (size <= torch.finfo(size.dtype).eps * centre.square().mean(2, keepdim=True).sqrt()).any():
+        raise ValueError(
+            f"{name} is the same for the whole calibration sample, so there is nothing in it to match: choose another "
+            "layer, or look at the teacher and the sample"
+        )
+    return centre, size.clamp_min(1e-12)
 
 
 def copied(model: nn.Module) -> nn.Module:

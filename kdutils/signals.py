@@ -214,8 +214,8 @@ class Hidden(_Layer):
             return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams.values(), strict=True)])
 
         normal = partial(F.layer_norm, normalized_shape=(width,)) if self.normalise == "position" else lambda h: h
-        projection, (centre, _) = draw(), reading.moments(hidden, weights)
-        _, size = reading.moments(hidden @ projection.mT, weights)
+        projection, (centre, _) = draw(), reading.moments(hidden, weights, str(self))
+        _, size = reading.moments(hidden @ projection.mT, weights, str(self))
         mu, factor = centre @ projection.mT, self.scale / size
 
         def teach(h: torch.Tensor) -> torch.Tensor:
@@ -244,7 +244,8 @@ class Regressed(_Layer):
     """
 
     def _start(self, students: Students, hidden: torch.Tensor, weights: torch.Tensor | None, width: int) -> tuple:
-        (centre, size), shape, device = reading.moments(hidden, weights), (width, hidden.shape[-1]), students.device
+        (centre, size), device = reading.moments(hidden, weights, str(self)), students.device
+        shape = (width, hidden.shape[-1])
         streams = [seeding.generator(seed, "regressor", device=device) for seed in students.seeds]
         maps = torch.stack([torch.randn(shape, generator=g, device=device) for g in streams])
         regressor = students.spread(maps / width**0.5).clone().requires_grad_(True)
