@@ -92,7 +92,7 @@ def curves(
         x, shade, dash = getattr(arm.run, axis), colour(name, index), DASHES.get(name, "-")
         values = getattr(arm, measure)
         if masked:
-            hidden = [last for signal, _, last in arm.run.stages if "projection" in signal and " + " not in signal]
+            hidden = [last for signal, _, last in arm.run.stages if "` of " in signal and "output of" not in signal]
             shown = arm.run.steps > max(hidden, default=-1)
             x, values = x[shown], values[shown]
         ax.plot(x, values, color=shade, lw=0.7, alpha=0.35)
