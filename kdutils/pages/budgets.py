@@ -233,9 +233,8 @@ class Budgets:
         arms = [arm for arm in self.arms() if arm != BASE and self.budgets(arm, BASE)]
         ax.axhspan(-self.smallest, self.smallest, color="#999999", alpha=0.25, lw=0)
         ax.axhline(0, color=plots.colour(BASE), ls=plots.DASHES[BASE], lw=1.5)
-        ax.annotate(BASE, (0, 0), (4, 4), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=11,
-                    color=plots.colour(BASE))  # fmt: skip
-        labels = {}
+        right = len(known) - 1 + shift * (len(arms) - 1) / 2
+        labels = {BASE: (right, 0.0)}
         for row, arm in enumerate(arms):
             own = self.budgets(arm, BASE)
             x = [known.index(b) + shift * (row - (len(arms) - 1) / 2) for b in own]
@@ -244,7 +243,7 @@ class Budgets:
             error = np.abs(np.array([one.interval for one in found]).T - y)
             ax.errorbar(x, y, error, color=plots.colour(arm), ls=plots.DASHES.get(arm, "-"), lw=1.2, marker="o", ms=6,
                         capsize=4, elinewidth=2)  # fmt: skip
-            labels[arm] = (known.index(own[-1]) if own[-1] == known[-1] else x[-1], y[-1])
+            labels[arm] = (right if own[-1] == known[-1] else x[-1], y[-1])
         ax.set(xlabel="steps of training", ylabel=f"better than one-shot,{self.unit}", xlim=(-0.3, len(known) - 0.7))
         ax.set_xticks(range(len(known)), [f"{b:,}" for b in known])
         plots.name_ends(ax, labels)
