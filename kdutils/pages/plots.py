@@ -18,15 +18,16 @@ from kdutils.pages import files
 # Okabe and Ito's colours (2008), told apart with any colour vision; dashes and markers tell them apart without.
 COLOURS = {
     "labels": "#767676", "one-shot": "#D55E00", "progressive": "#0072B2", "extraction": "#009E73",
-    "untrained": "#CC79A7", "teacher": "#000000",
+    "untrained": "#CC79A7", "teacher": "#000000", "joint": "#332288",
 }  # fmt: skip
 DASHES = {
     "labels": (0, (1, 1)),
     "one-shot": (0, (5, 1.5)),
     "progressive": (0, (5, 1, 1, 1)),
     "untrained": (0, (3, 1, 1, 1, 1, 1)),
+    "joint": (0, (8, 1, 2, 1)),
 }
-_SPARE = ("#A87000", "#3C8DC5", "#882255", "#117733", "#332288")
+_SPARE = ("#A87000", "#3C8DC5", "#882255", "#117733", "#661100")
 SIZE = (7.2, 4.0)  # inches: fits the page, and is still legible scaled to a phone
 
 
@@ -45,16 +46,55 @@ def colour(name: str, spare: int = 0) -> str:
     return COLOURS.get(name, _SPARE[spare % len(_SPARE)])
 
 
-def curves(arms: Mapping[str, Arm], axis: str = "samples", ax: Axes | None = None, measure: str = "accuracy") -> Axes:
+def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 0.075) -> None:
+    """Write each curve's name beside its end, in its colour, at least `gap` of the axes' height apart.
+
+    A curve that ends further left than others has its name above its end.
+
+    Args:
+        ends: {name: (x, y)} in data coordinates.
+    """
+    ax.autoscale_view()
+    right = max(x for x, _ in ends.values())
+    within = ax.transAxes.inverted().transform(ax.transData.transform(list(ends.values())))  # (curves, 2)
+    at = dict(zip(ends, within, strict=True))
+    edge = max(x for x, _ in at.values())
+    outer = sorted((name for name in ends if ends[name][0] > 0.9 * right), key=lambda name: at[name][1])
+    places = np.array([at[name][1] for name in outer])
+    for _ in range(200):  # neighbours that are too near push each other away
+        push = np.clip(gap - np.diff(places), 0, None) / 2
+        places[:-1] -= push
+        places[1:] += push
+    for index, name in enumerate(ends):
+        beside = name in outer
+        place = (edge, places[outer.index(name)]) if beside else tuple(at[name])
+        ax.annotate(name, place, (7, 0) if beside else (0, 9), xycoords="axes fraction", textcoords="offset points",
+                    va="center" if beside else "bottom", ha="left" if beside else "center", fontsize=11,
+                    color=colour(name, index), annotation_clip=False,
+                    bbox={"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8})  # fmt: skip
+
+
+def curves(
+    arms: Mapping[str, Arm],
+    axis: str = "samples",
+    ax: Axes | None = None,
+    measure: str = "accuracy",
+    masked: bool = False,
+) -> Axes:
     """Held-out accuracy (or loss) against samples or FLOPs: the median over seeds, and every seed as a thin line.
 
-    A run that stopped early because all its members had finished is continued as a flat thin line.
+    A run that stopped early because all its members had finished is continued as a flat thin line. `masked` leaves out
+    stages that match hidden layers: the output layer has learned nothing there.
     """
     ax = plt.gca() if ax is None else ax
     end = max(getattr(arm.run, axis)[-1] for arm in arms.values())
     for index, (name, arm) in enumerate(arms.items()):
         x, shade, dash = getattr(arm.run, axis), colour(name, index), DASHES.get(name, "-")
         values = getattr(arm, measure)
+        if masked:
+            hidden = [last for signal, _, last in arm.run.stages if "` of " in signal and "output of" not in signal]
+            shown = arm.run.steps > max(hidden, default=-1)
+            x, values = x[shown], values[shown]
         ax.plot(x, values, color=shade, lw=0.7, alpha=0.35)
         median = np.median(values, 1)
         ax.plot(x, median, color=shade, ls=dash, label=name)
