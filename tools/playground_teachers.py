@@ -55,7 +55,7 @@ def unpack(text: str, d: int, width: int) -> MLP:
 
 
 def read(file: Path = FILE) -> dict[str, Any]:
-    """What the file holds: {"width", "rate", "batch", "seed", "teachers": {"d,k": {"final" | "middle" | "early": ...}}}."""
+    """What the file holds: how teachers were trained, and under "teachers", by "d,k", the three networks of each."""
     return json.loads(file.read_text(encoding="utf-8").removeprefix(HEAD).removesuffix(TAIL))
 
 

@@ -33,7 +33,7 @@ function kdEngine() {
 
   /** A network as torch builds it: entries uniform within one over the square root of what comes in. */
   function fresh(d, width, random) {
-    const fill = (n, fan) => Float32Array.from({ length: n }, () => (2 * random.uniform() - 1) / Math.sqrt(fan));
+    const fill = (n, fan) => new Float32Array(n).map(() => (2 * random.uniform() - 1) / Math.sqrt(fan));
     return { d, width, W: fill(width * d, d), b: fill(width, d), V: fill(2 * width, width), c: fill(2, width) };
   }
 
@@ -44,7 +44,7 @@ function kdEngine() {
     const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
     const head = new Float32Array(bytes.buffer.slice(0, 4 * (d + 5))), rows = new Int8Array(bytes.buffer, 4 * (d + 5));
     const at = (j, column) => rows[j * (d + 3) + column] * head[column];
-    const each = (n, value) => Float32Array.from({ length: n }, (_, i) => value(i));
+    const each = (n, value) => new Float32Array(n).map((_, i) => value(i));
     return {
       d, width, W: each(width * d, (i) => at(Math.floor(i / d), i % d)), b: each(width, (j) => at(j, d)),
       V: each(2 * width, (i) => at(i % width, d + 1 + Math.floor(i / width))), c: head.slice(d + 3),
@@ -101,17 +101,14 @@ function kdEngine() {
     return out;
   }
 
-  const means = (h, n, width) => {
-    const sums = new Float64Array(width);
-    for (let i = 0; i < n * width; i++) sums[i % width] += h[i];
-    return sums.map((sum) => sum / n);
-  };
-  /** One root mean square of all units of (n, width) around their centres. */
-  const spread = (h, n, width, centre) => {
+  /** The mean of every unit of h (n, width), and one root mean square of all of them around these. */
+  function moments(h, n, width) {
+    const centre = new Float64Array(width);
+    for (let i = 0; i < n * width; i++) centre[i % width] += h[i] / n;
     let sum = 0;
     for (let i = 0; i < n * width; i++) sum += (h[i] - centre[i % width]) ** 2;
-    return Math.max(Math.sqrt(sum / (n * width)), 1e-12);
-  };
+    return [centre, Math.max(Math.sqrt(sum / (n * width)), 1e-12)];
+  }
 
   /** Classes of x (n, d): 0 where the product of the first k bits is +1, else 1. */
   function labels(x, n, d, k) {
@@ -130,7 +127,7 @@ function kdEngine() {
    */
   function bind(signal, { d, k, width, calibration, projection }) {
     if (signal.kind === "labels") {
-      const target = (x, n) => Float32Array.from(labels(x, n, d, k)).reduce((t, y, s) => ((t[2 * s + y] = 1), t), new Float32Array(2 * n));
+      const target = (x, n) => labels(x, n, d, k).reduce((wanted, y, s) => wanted.fill(1, 2 * s + y, 2 * s + y + 1), new Float32Array(2 * n));
       return { hidden: false, units: 2, target };
     }
     const { teacher } = signal;
@@ -144,8 +141,8 @@ function kdEngine() {
     }
     const sample = calibration(), n = sample.length / d, wide = teacher.width, h = hidden(teacher, sample, n);
     const P = projection(signal.projection, width, wide), project = (rows, m, out) => product(rows, m, P, width, wide, out);
-    const mu = project(means(h, n, wide), 1, new Float32Array(width)), rows = project(h, n, new Float32Array(n * width));
-    const size = spread(rows, n, width, means(rows, n, width));
+    const mu = project(moments(h, n, wide)[0], 1, new Float32Array(width));
+    const [, size] = moments(project(h, n, new Float32Array(n * width)), n, width);
     const target = (x, m) => {
       if (out?.length !== m * width) [act, out] = [new Float32Array(m * wide), new Float32Array(m * width)];
       project(hidden(teacher, x, m, act), m, out);
@@ -217,17 +214,14 @@ function kdEngine() {
     for (let s = 0; s < n; s += part) pieces.push(bound.target(x.slice(s * d, (s + part) * d), Math.min(part, n - s)).slice());
     const all = new Float32Array(n * units);
     pieces.reduce((at, piece) => (all.set(piece, at), at + piece.length), 0);
-    const centre = means(all, n, units), size = spread(all, n, units, centre);
+    const [centre, size] = moments(all, n, units);
     for (let s = 0; s < n; s++)
       for (let u = 0; u < units; u++) {
-        const value = (all[s * units + u] - centre[u]) / size;
+        const value = (all[s * units + u] - centre[u]) / size / n;
         for (let i = 0; i < d; i++) sums[i * units + u] += value * x[s * d + i];
       }
-    return Float32Array.from({ length: d }, (_, i) => {
-      let sum = 0;
-      for (let u = 0; u < units; u++) sum += (sums[i * units + u] / n) ** 2;
-      return Math.sqrt(sum / units);
-    });
+    const square = (i) => sums.subarray(i * units, (i + 1) * units).reduce((sum, c) => sum + c * c, 0);
+    return Float32Array.from({ length: d }, (_, i) => Math.sqrt(square(i) / units));
   }
 
   /**
@@ -302,7 +296,7 @@ function kdEngine() {
       sent = run.looked.length;
       answer({
         id: message.id, step: run.step, done: run.done, seconds: (performance.now() - begun) / 1000, looked: run.looked.slice(from),
-        students: run.students.map((s) => ({ accuracy: s.curve.slice(from), stage: s.stage, spectrum: s.spectra[s.stage], weights: s.net.W.slice(), diverged: s.diverged })),
+        students: run.students.map((s) => ({ accuracy: s.curve.slice(from), stage: s.stage, spectra: s.spectra, weights: s.net.W.slice(), diverged: s.diverged })),
       });
     };
   }
