@@ -21,8 +21,8 @@ class One:
     A teacher that is read at several layers for the same inputs runs once, from the second time on.
     """
 
-    def __init__(self, student: nn.Module, seed: int) -> None:
-        self.skeleton, self.seeds = student, (int(seed),)
+    def __init__(self, student: nn.Module, seed: int, vocabulary: int | None = None) -> None:
+        self.skeleton, self.seeds, self.vocabulary = student, (int(seed),), vocabulary
         first = next(student.parameters(), None)
         if first is None:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
@@ -37,10 +37,17 @@ class One:
         training = [module for module in self.skeleton.modules() if module.training]
         self.skeleton.eval()
         try:
-            return reading.outputs_at(self.skeleton, _first(x), (path, reading.OUTPUT))[path].shape
+            values = reading.outputs_at(self.skeleton, _first(x), (path, reading.OUTPUT))[path]
+            if path == reading.OUTPUT and self.vocabulary and self.vocabulary > values.shape[-1]:
+                raise ValueError(f"the student's output has {values.shape[-1]} classes, vocabulary={self.vocabulary}")
+            return self.cut(values, path).shape
         finally:
             for module in training:
                 module.training = True
+
+    def cut(self, values: torch.Tensor, path: str) -> torch.Tensor:
+        """Of an output, the classes that everybody has."""
+        return values[..., : self.vocabulary] if path == reading.OUTPUT and self.vocabulary else values
 
     def teacher(self, network: nn.Module) -> nn.Module:
         if any(network is module for module in self.skeleton.modules()):
@@ -64,7 +71,7 @@ class One:
         if held is not x or path not in values:
             values = reading.outputs_at(teacher, _first(x), tuple(wanted))
             self.seen[id(teacher), id(x)] = x, values
-        found = values[path]
+        found = self.cut(values[path], path)
         return (found if units is None else found.movedim(units, -1))[None]
 
 
@@ -86,6 +93,16 @@ class Drawn(nn.Module):
         self.register_state_dict_pre_hook(lambda *_: self._note_streams())
         self.register_load_state_dict_pre_hook(_same_plan)
         self.register_load_state_dict_post_hook(lambda *_: self._set_streams())
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], *args: Any, **kwargs: Any) -> Drawn:
+        """As of every module; but the losses hold these very tensors, so what only changed its name stays (cpu:0)."""
+        before = dict(self._buffers)
+        super()._apply(fn, *args, **kwargs)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if (new.dtype, new.device.type) == (old.dtype, old.device.type) and new.device.index in (0, None):
+                self._buffers[name] = old
+        return self
 
     def intact(self, bounds: list[Bound]) -> bool:
         """Whether the losses still read the tensors that are held here."""

@@ -39,6 +39,7 @@ class Distiller(nn.Module):
             {student's path: number}.
         mask: which positions count in hidden signals that do not say themselves: the name of an entry of the batch,
             such as "attention_mask", or a function of the batch.
+        vocabulary: of the outputs, only the first so many classes: for the same token ids, padded to different sizes.
         seed: of the projections and regressors.
 
     Attributes:
@@ -68,6 +69,7 @@ class Distiller(nn.Module):
         calibration_labels: torch.Tensor | None = None,
         units: int | Mapping[str, int] | None = None,
         mask: str | Callable[[Any], torch.Tensor] | None = None,
+        vocabulary: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -79,17 +81,22 @@ class Distiller(nn.Module):
         self.student, self.plan = student, plan
         self.starts, self.total = [0, *accumulate(lengths)][:-1], sum(lengths)
         self._stages = [replace(s, signal=binding.filled(s.signal, units, mask)) for s in plan.stages]
-        self._one = binding.One(student, seed)
+        self._one = binding.One(student, seed, vocabulary and checks.count("vocabulary", vocabulary))
         x, y = (binding.lead(part) for part in (calibration, calibration_labels))
         self._bounds: list[Bound] = [stage.signal.bind(self._one, x, y) for stage in self._stages]
+        self._one.enter()
         self._labels = [binding.holds(stage.signal, Labels) for stage in self._stages]
         told = [
             f"{length} steps of {binding.described(s.signal)}{s.only or ''}"
             for length, s in zip(lengths, plan.stages, strict=True)
         ]
-        self.drawn = binding.Drawn("\n".join([f"seed {seed}, units {units}", *told]), self._bounds)
+        told.append(f"seed {seed}, units {units}, mask {binding.described(mask)}, vocabulary {vocabulary}")
+        self.drawn = binding.Drawn("\n".join(told), self._bounds)
         self._now, self._whole, self._agreed = 0, None, False
         self._restrict()
+        self._ddp_params_and_buffers_to_ignore = [
+            f"drawn.{name}" for name, _ in self.drawn.named_buffers()
+        ]  # see _agree
 
     def stage_at(self, step: int) -> int:
         """Which stage a step lies in, both counted from 0; ValueError for a step that the curriculum does not have."""
@@ -126,7 +133,7 @@ class Distiller(nn.Module):
         target = bound.target(binding.lead(batch), binding.lead(labels))
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
         values = reading.outputs_at(self.student, batch, reads)
-        loss = bound.loss({path: values[path][None] for path in bound.reads}, target)
+        loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
         self.drawn.step.fill_(int(step))
         return loss.squeeze(0)
 

@@ -171,7 +171,7 @@ def shapes(
     few = each(lambda t: t[:, [0, -1]], x)  # two samples: so few that no other dimension is taken for theirs
     sides = [(students.skeleton, path, students.shape_at(path, few))]
     if teacher is not None:
-        sides.append((teacher, layer, read(teacher, few, layer).shape[1:]))
+        sides.append((teacher, layer, students.read(teacher, few, layer).shape[1:]))
     found = [check_units(*side, 2, units) for side in sides]
     if found[0][:-1] != found[-1][:-1]:
         names = f"{layer or 'the output'!r} of the teacher and {path or 'the output'!r} of the student"
