@@ -27,7 +27,7 @@ class One:
         if first is None:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
         self.device = first.device
-        self.stage, self.paths, self.seen = -1, {}, {}
+        self.stage, self.paths, self.seen, self.rows = -1, {}, {}, None
 
     def spread(self, per_seed: Any) -> Any:
         return per_seed

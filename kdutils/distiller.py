@@ -111,7 +111,7 @@ class Distiller(nn.Module):
         return int(self.drawn.step.item())
 
     @torch.compiler.disable  # the student alone is compiled: it may be before, and hidden stages read it as written
-    def forward(self, batch: Any, labels: torch.Tensor | None, step: int) -> torch.Tensor:
+    def forward(self, batch: Any, labels: torch.Tensor | None, step: int, rows: Any = None) -> torch.Tensor:
         """The loss (a scalar) of one batch.
 
         Args:
@@ -119,6 +119,7 @@ class Distiller(nn.Module):
             labels: (batch,), or (batch, length) with `losses.IGNORE` where nothing is asked, aligned with the outputs
                 (for a causal language model, the *next* token at each position). None in stages that need none.
             step: optimiser steps done so far; micro-batches of an accumulated step share it.
+            rows: of a recorded plan (`kdutils.recorded`), the numbers of the batch's samples in the data set.
         """
         self._now = self.stage_at(step)
         if not self.student.training:
@@ -130,6 +131,7 @@ class Distiller(nn.Module):
             self._agree()
         bound = self._bounds[self._now]
         self._one.enter(self._now)
+        self._one.rows = rows
         target = bound.target(binding.lead(batch), binding.lead(labels))
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
         values = reading.outputs_at(self.student, batch, reads)
