@@ -23,6 +23,7 @@ from kdutils.losses import IGNORE, check_classes, only
 
 OUTPUT = ""  # the path of a module in itself (`nn.Module.get_submodule("")`): the network's own output
 CHOICES = ("all", "asked", "tokens")
+Positions = Callable[[Any], torch.Tensor]  # inputs (seeds, batch, ...) -> True where a position counts
 _WRAPPED = ("_orig_mod", "module")  # what torch.compile, nn.DataParallel and their like call the network inside
 _MAPS = {"batchnorm", "channelshuffle", "conv", "flatten", "fold", "instancenorm", "padding", "pixelshuffle", "pooling",
          "upsampling"}  # fmt: skip  # files of torch.nn.modules whose modules put channels before positions
@@ -170,7 +171,7 @@ def shapes(
     few = each(lambda t: t[:, [0, -1]], x)  # two samples: so few that no other dimension is taken for theirs
     sides = [(students.skeleton, path, students.shape_at(path, few))]
     if teacher is not None:
-        sides.append((teacher, layer, read(teacher, few, layer).shape[1:]))
+        sides.append((teacher, layer, students.read(teacher, few, layer).shape[1:]))
     found = [check_units(*side, 2, units) for side in sides]
     if found[0][:-1] != found[-1][:-1]:
         names = f"{layer or 'the output'!r} of the teacher and {path or 'the output'!r} of the student"
@@ -203,9 +204,9 @@ def _last(values: torch.Tensor, units: int | None) -> torch.Tensor:
     return values if units is None else values.movedim(units if units < 0 else units + 1, -1)
 
 
-def padding_of(teacher: nn.Module, positions: str, padding: int | None) -> int | None:
+def padding_of(teacher: nn.Module, positions: str | Positions, padding: int | None) -> int | None:
     """The id of padding, for "tokens" alone: the one given, else the teacher's `padding`; ValueError if not known."""
-    if positions not in CHOICES:
+    if not callable(positions) and positions not in CHOICES:
         raise ValueError(f"positions must be one of {CHOICES}, not {positions!r}")
     if positions != "tokens" and padding is not None:
         raise ValueError(f"padding={padding} is left out with positions='tokens' alone, not with {positions!r}")
@@ -217,13 +218,20 @@ def padding_of(teacher: nn.Module, positions: str, padding: int | None) -> int |
     return found
 
 
-def counted(positions: str, padding: int | None, x: Any, y: Any, shape: Sequence[int]) -> torch.Tensor | None:
+def counted(
+    positions: str | Positions, padding: int | None, x: Any, y: Any, shape: Sequence[int]
+) -> torch.Tensor | None:
     """True where a position of this shape (seeds, batch, ...) counts; None for all.
 
     "asked": where the labels `y` ask; "tokens": where the ids `x` are not padding; ValueError unless of this shape.
     """
     if positions == "all":
         return None
+    if callable(positions):
+        if not isinstance(marks := positions(x), torch.Tensor) or marks.shape != shape:
+            found = tuple(marks.shape[1:]) if isinstance(marks, torch.Tensor) else type(marks).__name__
+            raise ValueError(f"the mask of positions must have the shape {tuple(shape[1:])} of the layer, not {found}")
+        return marks != 0
     marks = y if positions == "asked" else x.get("input_ids") if isinstance(x, Mapping) else x
     if not isinstance(marks, torch.Tensor) or marks.shape != shape or marks.is_floating_point():
         raise ValueError(f"positions={positions!r} needs a layer and a task with one entry a position: {tuple(shape)}")
