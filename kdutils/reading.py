@@ -253,13 +253,34 @@ def frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
 
 
 @torch.no_grad()
-def read(teacher: nn.Module, x: Any, path: str, units: int | None = None) -> torch.Tensor:
+def read(teacher: nn.Module, x: Any, path: str, units: int | None = None, state: dict | None = None) -> torch.Tensor:
     """The teacher's module at `path` on inputs (seeds, batch, ...): (seeds, batch, ..., units), without a gradient."""
     lead: list[torch.Size] = []  # (seeds, batch), the same for every tensor in x
-    values = outputs_at(teacher, each(lambda t: lead.append(t.shape[:2]) or t.flatten(0, 1), x), (path,))[path]
+    values = outputs_at(teacher, each(lambda t: lead.append(t.shape[:2]) or t.flatten(0, 1), x), (path,), state)[path]
     if values.dim() < 2 or len(values) != lead[0].numel():
         check_units(teacher, path, values.shape, lead[0].numel(), None)
     return _last(values.unflatten(0, lead[0]), units)
+
+
+def narrowed(teacher: nn.Module, look: Callable[..., torch.Tensor], wanted: torch.Tensor, x: Any) -> Callable:
+    """`look`, a partial `read`, at the units `wanted` (seeds, m) alone; where a linear layer makes them, no others are
+    computed: each is tried on `x` (seeds, batch, ...), and narrowed if that gives the same numbers."""
+
+    def one(x: Any, seed: int) -> Any:
+        return each(lambda t: t[seed : seed + 1], x)
+
+    whole, passes = look(x), []
+    layers = [m for m in teacher.named_modules() if getattr(m[1], "out_features", None) == whole.shape[-1]]
+    for seed, units in enumerate(wanted):
+        own, local = units.unique(return_inverse=True)
+        passes.append((None, units))
+        for name, module in layers:
+            with contextlib.suppress(IndexError, RuntimeError, TypeError, ValueError):  # another layer than that
+                state = {f"{name}.{n}".strip("."): p[own] for n, p in module.named_parameters()}
+                found, right = look(one(x, seed), state=state), whole[seed : seed + 1, ..., own]
+                if found.shape == right.shape and torch.allclose(found, right, 1e-4, 1e-5 * whole.abs().amax().item()):
+                    passes[-1] = state, local
+    return lambda x: torch.cat([look(one(x, i), state=state)[..., at] for i, (state, at) in enumerate(passes)])
 
 
 def nonfinite(target: Any) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -152,9 +152,10 @@ class _Layer:
         padding = reading.padding_of(teacher, self.positions, self.padding)
         width = reading.shapes(students, self.student_layer, x, self.units, teacher, self.layer)[0][-1]
         float32 = partial(torch.autocast, students.device.type, enabled=False)  # whatever the caller has turned on
+        look = partial(reading.read, teacher, path=self.layer, units=self.units)
 
         def read(x: Any, y: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-            h = reading.read(teacher, x, self.layer, self.units)
+            h = look(x)
             return h, reading.counted(self.positions, padding, x, y, h.shape[:-1])
 
         h, mask = read(x, y)
@@ -164,7 +165,8 @@ class _Layer:
             raise ValueError(f"`{self.layer}` of {self.name} is not finite at {bad} of the calibration sample")
         with float32():
             mask = None if mask is None else mask.flatten(1)
-            teach, compare, drawn = self._start(students, h.flatten(1, -2), mask, width)
+            teach, compare, drawn, wanted = self._start(students, h.flatten(1, -2), mask, width)
+        look = look if wanted is None else reading.narrowed(teacher, look, wanted.flatten(1), x)
 
         def target(x: Any, y: Any) -> Any:
             h, weights = read(x, y)
@@ -214,19 +216,25 @@ class Hidden(_Layer):
             return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams.values(), strict=True)])
 
         normal = partial(F.layer_norm, normalized_shape=(width,)) if self.normalise == "position" else lambda h: h
-        projection, (centre, _) = draw(), reading.moments(hidden, weights)
-        _, size = reading.moments(hidden @ projection.mT, weights)
-        mu, factor = centre @ projection.mT, self.scale / size
+        projection, (centre, _), wanted = draw(), reading.moments(hidden, weights), None
+        _, size = reading.moments(hidden @ projection.to_dense().mT, weights)
+        mu, factor = centre @ projection.to_dense().mT, self.scale / size
+        if projection.is_sparse and not self.redraw:
+            rows = projection.coalesce()
+            wanted, entries = (t.view(len(hidden), width, -1) for t in (rows.indices()[-1], rows.values()))
 
         def teach(h: torch.Tensor) -> torch.Tensor:
-            p = draw() if self.redraw else projection
+            if wanted is not None:  # h holds the units that the views read, one view after another
+                return normal(factor * (torch.einsum("bnvs,bvs->bnv", h.unflatten(-1, (width, -1)), entries) - mu))
+            p = draw().to_dense() if self.redraw else projection
             return normal(factor * (h @ p.mT - (centre @ p.mT if self.redraw else mu)))
 
         def compare(h: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
             rows = losses.where(weights, lambda h, w: 0.5 * (normal(h) - w).square().sum(-1), h, wanted)
             return losses.mean(rows, weights)
 
-        return teach, compare, {"tensors": {"projection": projection}, "generators": streams if self.redraw else {}}
+        drawn = {"tensors": {"projection": projection}, "generators": streams if self.redraw else {}}
+        return teach, compare, drawn, wanted
 
     def __str__(self) -> str:
         function = getattr(self.projection, "func", self.projection)  # inside a functools.partial
@@ -256,24 +264,10 @@ class Regressed(_Layer):
             rows = losses.where(weights, lambda g, w: (g - w).square().mean(-1), guess, wanted)
             return 0.5 * width * losses.mean(rows, weights)
 
-        return lambda h: (h - centre) / size, compare, {"parameters": {"regressor": regressor, "offset": offset}}
+        return lambda h: (h - centre) / size, compare, {"parameters": {"regressor": regressor, "offset": offset}}, None
 
     def __str__(self) -> str:
         return f"`{self.layer}` of {self.name} through a learned regressor"
-
-
-@dataclass(frozen=True)
-class Shuffled:
-    """Another signal, but the target of each sample is that of its neighbour in the batch: a control that must fail."""
-
-    signal: Signal
-
-    def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
-        bound, roll = self.signal.bind(students, x, y), partial(reading.each, lambda t: t.roll(1, 1))
-        return replace(bound, target=lambda x, y: bound.target(roll(x), roll(y)))
-
-    def __str__(self) -> str:
-        return f"{self.signal}, of the wrong samples"
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import SGD, Adam
 from kdutils.lab.store import Store
 from kdutils.lab.training import Run, train
-from kdutils.signals import Hidden, Labels, Output, Shuffled
+from kdutils.probes.mediation import Shuffled
+from kdutils.signals import Hidden, Labels, Output
 from kdutils.tasks import sampling
 from kdutils.tasks.models import MLP, Transformer
 from kdutils.tasks.parity import SparseParity
