@@ -82,9 +82,7 @@ def test_what_is_not_there_is_named() -> None:
             bound(signal)
 
 
-@pytest.mark.parametrize(
-    "signal", [Redrawn(Labels(), "norms"), Redrawn(Labels(), "directions"), Told(Labels(), (0, 1))]
-)
+@pytest.mark.parametrize("signal", [*(Redrawn(Labels(), keep) for keep in KEPT), Told(Labels(), (0, 1))])
 def test_they_train(signal: object) -> None:
     plan = Curriculum("two stages", (Stage(Hidden(MLP(6, 32)), 5), Stage(signal)))
     one, two = (train(Ensemble(lambda: MLP(6, 9), [3, 4], [0.1]), TASK, plan, steps=12, held_out=64) for _ in range(2))
