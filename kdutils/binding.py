@@ -61,9 +61,12 @@ class One:
             self.stage, self.paths = stage, {}
 
     @torch.no_grad()
-    def read(self, teacher: nn.Module, x: Any, path: str, units: int | None = None) -> torch.Tensor:
+    def read(self, teacher: nn.Module, x: Any, path: str, units: int | None = None, state: Any = None) -> torch.Tensor:
         if teacher.training:
             teacher.eval()
+        if state is not None:  # a narrowed pass is of one layer alone
+            found = reading.outputs_at(teacher, _first(x), (path,), state)[path]
+            return (found if units is None else found.movedim(units, -1))[None]
         wanted = self.paths.setdefault(id(teacher), [])
         if path not in wanted:
             wanted.append(path)
@@ -122,6 +125,15 @@ def _same_plan(module: Drawn, state: Mapping[str, Any], prefix: str, *_: Any) ->
     saved = state.get(f"{prefix}plan")
     if saved is not None and (text := bytes(saved.cpu().tolist()).decode()) != module.text:
         raise ValueError(f"the saved state is of another curriculum: {difference(text, module.text)}")
+    for name, units in module.named_buffers():
+        if (
+            name.endswith("/units")
+            and f"{prefix}{name}" in state
+            and not state[f"{prefix}{name}"].cpu().equal(units.cpu())
+        ):
+            raise ValueError(
+                "the saved state reads other units of the teacher: resume on the kind of device it is from"
+            )
 
 
 def difference(one: str, two: str) -> str:

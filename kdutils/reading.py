@@ -241,18 +241,14 @@ def counted(
 def moments(sample: torch.Tensor, weights: torch.Tensor | None, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The mean of every unit of a sample (seeds, n, units), and one root mean square around them a seed.
 
-    Raises:
-        ValueError: where no unit varies by more than rounding; the message calls the sample `name`.
+    ValueError, with the sample's `name`, where no unit varies by more than rounding.
     """
     w = torch.ones_like(sample[..., :1]) if weights is None else weights.to(sample.dtype)[..., None]
     w, sample = w / w.sum(1, keepdim=True).clamp_min(1), only(sample, weights)
     centre = (sample * w).sum(1, keepdim=True)
     size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt()
     if (size <= torch.finfo(size.dtype).eps * centre.square().mean(2, keepdim=True).sqrt()).any():
-        raise ValueError(
-            f"{name} is the same for the whole calibration sample, so there is nothing in it to match: choose another "
-            "layer, or look at the teacher and the sample"
-        )
+        raise ValueError(f"{name} is the same for the whole calibration sample: there is nothing in it to match")
     return centre, size.clamp_min(1e-12)
 
 
@@ -270,20 +266,10 @@ def frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
 
 
 @torch.no_grad()
-def read(teacher: nn.Module, x: Any, path: str, units: int | None = None) -> torch.Tensor:
+def read(teacher: nn.Module, x: Any, path: str, units: int | None = None, state: dict | None = None) -> torch.Tensor:
     """The teacher's module at `path` on inputs (seeds, batch, ...): (seeds, batch, ..., units), without a gradient."""
     lead: list[torch.Size] = []  # (seeds, batch), the same for every tensor in x
-    values = outputs_at(teacher, each(lambda t: lead.append(t.shape[:2]) or t.flatten(0, 1), x), (path,))[path]
+    values = outputs_at(teacher, each(lambda t: lead.append(t.shape[:2]) or t.flatten(0, 1), x), (path,), state)[path]
     if values.dim() < 2 or len(values) != lead[0].numel():
         check_units(teacher, path, values.shape, lead[0].numel(), None)
     return _last(values.unflatten(0, lead[0]), units)
-
-
-def nonfinite(target: Any) -> str | None:
-    """Names the first sample of a target, as from `Bound.target`, with a number that is not finite where it counts."""
-    if isinstance(target, tuple):
-        if not isinstance(target[-1], torch.Tensor) or target[-1].dtype != torch.bool:  # of several signals
-            return next((found for part in target if (found := nonfinite(part))), None)
-        target = only(*target)
-    bad = (~target.isfinite()).reshape(*target.shape[:2], -1).any(2).nonzero()
-    return f"sample {bad[0, 1]} of seed number {bad[0, 0]}" if len(bad) else None

@@ -140,7 +140,7 @@ class RecordedLayer:
         sample = torch.tensor([[[1.0], [-1.0]]], device=students.device).expand(
             1, 2, recorded
         )  # the loss needs no more
-        _, compare, drawn = signal._start(students, sample, None, width)
+        _, compare, drawn, _ = signal._start(students, sample, None, width)
 
         def target(x: Any, y: Any) -> Any:
             found = self.targets.get(students, x, self.key)

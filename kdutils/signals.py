@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kdutils import losses, reading, seeding
+from kdutils import checks, losses, reading, seeding
+from kdutils.narrowing import narrowed
 from kdutils.projections import Projection, gaussian
 
 
@@ -51,7 +52,9 @@ class Students(Protocol):
     def spread(self, per_seed: Any) -> Any: ...
     def shape_at(self, path: str, x: Any) -> torch.Size: ...
     def teacher(self, network: nn.Module) -> nn.Module: ...
-    def read(self, teacher: nn.Module, x: Any, path: str, units: int | None = None) -> torch.Tensor: ...
+    def read(
+        self, teacher: nn.Module, x: Any, path: str, units: int | None = None, state: Any = None
+    ) -> torch.Tensor: ...
 
 
 class Signal(Protocol):
@@ -154,19 +157,21 @@ class _Layer:
         padding = reading.padding_of(teacher, self.positions, self.padding)
         width = reading.shapes(students, self.student_layer, x, self.units, teacher, self.layer)[0][-1]
         float32 = partial(torch.autocast, students.device.type, enabled=False)  # whatever the caller has turned on
+        look = partial(students.read, teacher, path=self.layer, units=self.units)
 
         def read(x: Any, y: Any) -> tuple:
-            h = students.read(teacher, x, self.layer, self.units)
+            h = look(x)
             return h, reading.counted(self.positions, padding, x, y, h.shape[:-1])
 
         h, mask = read(x, y)
         if mask is not None and not mask.flatten(1).any(1).all():
             raise ValueError(f"positions={self.positions!r}: nothing counts in a calibration sample")
-        if bad := reading.nonfinite((h,) if mask is None else (h, mask)):
+        if bad := checks.nonfinite((h,) if mask is None else (h, mask)):
             raise ValueError(f"`{self.layer}` of {self.name} is not finite at {bad} of the calibration sample")
         with float32():
             mask = None if mask is None else mask.flatten(1)
-            teach, compare, drawn = self._start(students, h.flatten(1, -2), mask, width)
+            teach, compare, drawn, wanted = self._start(students, h.flatten(1, -2), mask, width)
+        look = look if wanted is None else narrowed(teacher, look, wanted.flatten(1), x)
 
         def target(x: Any, y: Any) -> Any:
             h, weights = read(x, y)
@@ -216,20 +221,26 @@ class Hidden(_Layer):
             return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams.values(), strict=True)])
 
         normal = partial(F.layer_norm, normalized_shape=(width,)) if self.normalise == "position" else lambda h: h
-        projection, (centre, _) = draw(), reading.moments(hidden, weights, str(self))
-        size = reading.moments(hidden @ projection.mT, weights, str(self))[1]
-        mu, factor = centre @ projection.mT, self.scale / size
+        projection, (centre, _), wanted = draw(), reading.moments(hidden, weights, str(self)), None
+        size = reading.moments(hidden @ projection.to_dense().mT, weights, str(self))[1]
+        mu, factor = centre @ projection.to_dense().mT, self.scale / size
+        fixed = {"projection": projection, "centre": centre, "mu": mu, "factor": factor}
+        if projection.is_sparse and not self.redraw:
+            rows = projection.coalesce()
+            wanted, entries = (t.view(len(hidden), width, -1) for t in (rows.indices()[-1], rows.values()))
+            fixed = {"units": wanted, "entries": entries, "mu": mu, "factor": factor}
 
         def teach(h: torch.Tensor) -> torch.Tensor:
-            p = draw() if self.redraw else projection
+            if wanted is not None:  # h holds the units that the views read, one view after another
+                return normal(factor * (torch.einsum("bnvs,bvs->bnv", h.unflatten(-1, (width, -1)), entries) - mu))
+            p = draw().to_dense() if self.redraw else projection
             return normal(factor * (h @ p.mT - (centre @ p.mT if self.redraw else mu)))
 
         def compare(h: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
             rows = losses.where(weights, lambda h, w: 0.5 * (normal(h) - w).square().sum(-1), h, wanted)
             return losses.mean(rows, weights)
 
-        fixed = {"projection": projection, "centre": centre, "mu": mu, "factor": factor}
-        return teach, compare, {"tensors": fixed, "generators": streams if self.redraw else {}}
+        return teach, compare, {"tensors": fixed, "generators": streams if self.redraw else {}}, wanted
 
     def __str__(self) -> str:
         kind = getattr(self.projection, "func", self.projection).__name__ + " projection"  # inside a functools.partial
@@ -260,24 +271,10 @@ class Regressed(_Layer):
             return 0.5 * width * losses.mean(rows, weights)
 
         drawn = {"parameters": {"regressor": regressor, "offset": offset}, "tensors": {"centre": centre, "size": size}}
-        return lambda h: (h - centre) / size, compare, drawn
+        return lambda h: (h - centre) / size, compare, drawn, None
 
     def __str__(self) -> str:
         return f"`{self.layer}` of {self.name} through a learned regressor"
-
-
-@dataclass(frozen=True)
-class Shuffled:
-    """Another signal, but the target of each sample is that of its neighbour in the batch: a control that must fail."""
-
-    signal: Signal
-
-    def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
-        bound, roll = self.signal.bind(students, x, y), partial(reading.each, lambda t: t.roll(1, 1))
-        return replace(bound, target=lambda x, y: bound.target(roll(x), roll(y)))
-
-    def __str__(self) -> str:
-        return f"{self.signal}, of the wrong samples"
 
 
 @dataclass(frozen=True)

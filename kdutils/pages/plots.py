@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from kdutils.curriculum import Curriculum
-from kdutils.lab.stats import Arm, Times
+from kdutils.lab.stats import Arm, Estimate, Times
 from kdutils.pages import files
 
 # Okabe and Ito's colours (2008), told apart with any colour vision; dashes and markers tell them apart without.
@@ -176,6 +176,40 @@ def solved(
         ax.text(np.min(teachers.values), 1.04, "teachers")
     ax.set(xscale="log", xlabel=_AXES[axis], ylabel="share of students done", xlim=(first, last), ylim=(0, 1.02))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    return ax
+
+
+def ratios(groups: Mapping[str, Mapping[str, Estimate]], ax: Axes | None = None, smallest: float = 1.0) -> Axes:
+    """Ratios on a logarithmic axis, a row each and a colour a group: a dot and its interval.
+
+    Where only a bound is known an open arrow stands at it, and an interval without an end goes on to the edge. Ratios
+    between `smallest` and its inverse lie in the grey band: no difference of interest.
+    """
+    ax = plt.gca() if ax is None else ax
+    shown = [found for rows in groups.values() for found in rows.values() if found.bound != "not identified"]
+    finite = [end for f in shown for end in (f.low, f.value, f.high) if 0 < end < np.inf]
+    left, right = min(finite) / 1.3, max(finite) * 1.6
+    ax.axvspan(1 / smallest, smallest, color="#999999", alpha=0.2, lw=0)
+    row, names = 0, []
+    for index, (group, rows) in enumerate(groups.items()):
+        shade = colour("", index)
+        ax.text(right, row - 0.1, group, color=shade, ha="right", va="bottom", fontsize=11)
+        row += 1
+        for name, found in rows.items():
+            if found.bound == "not identified":
+                ax.text(1, row, "nothing is known", color=shade, va="center", fontsize=10)
+            else:
+                ax.plot([max(found.low, left), min(found.high, right)], [row, row], color=shade, lw=2)
+                mark = {"": "o", "at least": ">", "at most": "<"}[found.bound]
+                ax.plot([found.value], [row], mark, color=shade, ms=8, mfc="white" if found.bound else shade, mew=2)
+            names.append((row, name))
+            row += 1
+    ax.set(xscale="log", xlim=(left, right), ylim=(row - 0.4, -0.6))
+    ax.set_yticks(*zip(*names, strict=True))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.grid(axis="y", visible=False)
     return ax
 
 

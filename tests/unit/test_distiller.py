@@ -18,7 +18,8 @@ from kdutils.distiller import Distiller
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.training import train
 from kdutils.losses import IGNORE
-from kdutils.signals import Hidden, Labels, Output, Regressed, Shuffled, WeightedSum
+from kdutils.probes.mediation import Shuffled
+from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
 from kdutils.tasks.models import MLP, Transformer
 from kdutils.tasks.sampling import Samples
 
@@ -53,7 +54,7 @@ def transformer(width: int) -> nn.Module:
 
 
 NETWORKS = {"MLP": (partial(MLP, 6), Numbers(), "act"), "Transformer": (transformer, Tokens(), "blocks.0")}
-PROJECTIONS = ("gaussian", "rademacher", "orthonormal", "neurons", "pca")
+PROJECTIONS = ("gaussian", "rademacher", "sparse", "orthonormal", "neurons", "pca")
 SIGNALS: dict[str, Callable[[nn.Module, str], Any]] = {
     "labels": lambda teacher, at: Labels(),
     "output": lambda teacher, at: Output(teacher),

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "kdutils"
 METHOD = {"curriculum", "signals", "projections", "losses", "reading"}
-TOOLS = {"checks", "identity", "seeding", "source"}  # small, and of use to every room
+TOOLS = {"checks", "identity", "narrowing", "seeding", "source"}  # small, and of use to every room
 HOSTS = {"binding", "distiller", "hf", "recorded", "shards"}  # one network of the reader's own
 FLOORS = ("method", "tasks", "probes", "hosts", "lab", "pages")  # lowest first
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -78,7 +78,9 @@ def test_the_method_stands_on_torch_alone() -> None:
     loaded = loaded_by("kdutils.curriculum")
     others = {"matplotlib", "ipywidgets", "anywidget", "tokenizers", "pandas", "scipy", "dask", "transformers"}
     assert not loaded & others
-    assert {n for n in loaded if n.startswith("kdutils.")} <= {f"kdutils.{room}" for room in METHOD | {"seeding"}}
+    assert {n for n in loaded if n.startswith("kdutils.")} <= {
+        f"kdutils.{room}" for room in METHOD | {"checks", "narrowing", "seeding"}
+    }
 
 
 @pytest.mark.parametrize("module", ["kdutils.lab.lab", "kdutils.probes", "kdutils.distiller"])

@@ -16,7 +16,8 @@ from kdutils import curriculum, recorded, seeding
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.distiller import Distiller
 from kdutils.losses import IGNORE
-from kdutils.signals import Hidden, Labels, Output, Regressed, Shuffled, WeightedSum
+from kdutils.probes.mediation import Shuffled
+from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
 from kdutils.tasks.models import Transformer
 
 WORDS, LENGTH, ROWS = 30, 6, 40
