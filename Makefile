@@ -3,6 +3,7 @@ PROFILE ?= book
 CHAPTER ?=
 NAME ?=
 URL ?=
+TAG ?=
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,7 +12,7 @@ SHELL := bash
 export PYTHONHASHSEED := 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help setup book execute site test test-notebooks test-colab validate new-chapter address bench study audit dry clean
+.PHONY: help setup book execute site test test-notebooks test-colab validate new-chapter address bench study audit dry dist clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -37,7 +38,7 @@ site: setup ## build the site from the executed chapters
 test: setup site ## everything a change can break
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell book/text book/*.md README.md CONTRIBUTING.md CHANGELOG.md kdutils
+	$(BIN)/codespell book/text book/*.md README.md CONTRIBUTING.md CHANGELOG.md paper.md kdutils
 	$(BIN)/python -m pytest tests
 	$(MAKE) test-notebooks
 
@@ -70,6 +71,9 @@ audit: setup ## train a few cells of a study's records anew and compare every nu
 
 dry: setup ## build every lab at PROFILE and train three steps of each arm, or say what does not fit (PROFILE=paper; LIMIT=60 seconds a lab)
 	$(BIN)/python tools/dry.py --profile $(PROFILE) $(if $(DEVICE),--device $(DEVICE)) $(if $(LIMIT),--limit $(LIMIT))
+
+dist: site ## wheel, source archive and site with their checksums, in _build/dist (TAG=vX.Y.Z for a release)
+	$(BIN)/python tools/release.py --tag "$(TAG)"
 
 clean: ## remove built files (kept runs stay in book/runs)
 	rm -rf _build
