@@ -19,21 +19,28 @@ help: ## this list
 
 setup: $(VENV)/.done ## create .venv with the locked environment
 
+PYTHON_IS_THERE = command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and there is no $(PYTHON): \
+	get it from python.org or with your system's packages, or say PYTHON=..." >&2; exit 1; }
+
 $(VENV)/.done: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: set PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
-	touch $@
+	@$(PYTHON_IS_THERE)
+	@$(PYTHON) tools/setup.py $(VENV)
+	@touch $@
 
-book: execute site ## execute every chapter at PROFILE and build the site
+book: ## check what is needed, set up, execute every chapter at PROFILE, build the site, say where it is
+	@$(PYTHON_IS_THERE)
+	@$(PYTHON) tools/setup.py --check --site
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/python tools/fetch_site_assets.py
+	@$(BIN)/python tools/execute.py --profile $(PROFILE) --keep-cost
+	@$(MAKE) --no-print-directory site
 
-execute: setup ## execute the chapters (CHAPTER=NN_name for one) at PROFILE
+execute: setup ## execute the chapters (CHAPTER=NN_name for one) at PROFILE, and record what they cost
 	$(BIN)/python tools/execute.py --profile $(PROFILE) $(CHAPTER)
 
 site: setup ## build the site from the executed chapters
-	$(BIN)/python tools/fetch_site_assets.py
-	$(BIN)/python tools/build_site.py --profile $(PROFILE)
+	@$(BIN)/python tools/fetch_site_assets.py
+	@$(BIN)/python tools/build_site.py --profile $(PROFILE)
 
 test: setup site ## everything a change can break
 	$(BIN)/ruff check .

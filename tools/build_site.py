@@ -52,12 +52,15 @@ def main() -> None:
         "-q",
         str(folder),
     ]
-    done = subprocess.run(command)
+    print("building the site", flush=True)
+    # What it prints names a folder that is moved below; what it warns of goes to stderr.
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit("the site has warnings or errors: see above")
-    shutil.move(folder / "_build" / "html", ROOT / "_build" / "html")
+        sys.exit(f"{done.stdout}the site has warnings or errors: see above")
+    html = ROOT / "_build" / "html"
+    shutil.move(folder / "_build" / "html", html)
     sys.stdout.reconfigure(errors="backslashreplace")  # the path may hold what an ASCII terminal cannot show
-    print(f"open {os.path.relpath(ROOT / '_build' / 'html' / 'index.html')}")
+    print(f"open {os.path.relpath(html / 'index.html')}, or in a browser {(html / 'index.html').as_uri()}")
 
 
 if __name__ == "__main__":
