@@ -22,6 +22,7 @@ FLOOR = (3, 11)
 NODE = 20
 QUIET = 15  # seconds after which a silent step says that it goes on
 LARGE = 20  # megabytes
+PACKAGE = re.compile(r"Collecting ([^=\s]+)==(\S+)|Processing \S*/([^/-]+)-([^-]+)-\S+\.whl|.*already satisfied: (\S+)")
 
 
 def missing(site: bool, which: Callable[[str], str | None], python: tuple[int, ...], node: str) -> list[str]:
@@ -69,17 +70,20 @@ def progress(line: str, number: int, total: int) -> str:
 
     >>> progress("Collecting numpy==2.4.6 (from -r requirements.lock (line 78))", 12, 147)
     '  12 of 147: numpy 2.4.6'
+    >>> progress("Processing /wheels/tqdm-4.70.1-py3-none-any.whl (from -r requirements.lock (line 2))", 1, 147)
+    '  1 of 147: tqdm 4.70.1'
     >>> progress("  Downloading torch-2.13.0-cp311-none-any.whl (191.5 MB)", 12, 147)
     '          191.5 MB'
     >>> progress("  Downloading idna-3.20-py3-none-any.whl (70 kB)", 12, 147)
     ''
     """
-    if found := re.match(r"Collecting ([^=\s]+)==(\S+)", line):
-        return f"  {number} of {total}: {found[1]} {found[2]}"
+    if found := PACKAGE.match(line):
+        return f"  {number} of {total}: {' '.join(filter(None, found.groups()))}"
     size = re.match(r"\s+Downloading .+\((([\d.]+) (MB|GB))\)", line)
     if size and (size[3] == "GB" or float(size[2]) >= LARGE):
         return f"          {size[1]}"
-    return "  all are here; now they are unpacked" if line.startswith("Installing collected packages") else ""
+    unpacked = number and line.startswith("Installing collected packages")
+    return "  all are here; now they are unpacked" if unpacked else ""
 
 
 def install(pip: list[str], total: int) -> None:
@@ -97,7 +101,7 @@ def install(pip: list[str], total: int) -> None:
     threading.Thread(target=alive, daemon=True).start()
     for line in work.stdout:
         last.append(line)
-        number += line.startswith("Collecting ")
+        number += bool(PACKAGE.match(line))
         if said := progress(line, number, total):
             heard[0] = time.monotonic()
             print(said, flush=True)
