@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import plain
+import reference
 from execute import BOOK, ROOT, destination, results
 
 PARTS = ("_config.yml", "_toc.yml", "references.bib", "_ext", "_static", "site_assets")
@@ -27,6 +29,7 @@ def source(profile: str) -> Path:
             shutil.copy(path, folder)
     for page in BOOK.glob("*.md"):
         shutil.copy(page, folder / "book")
+    reference.write(folder / "book")
     measured = results(profile) / profile
     if measured.exists():
         shutil.copytree(measured, folder / "book" / "results")  # for the line under each title
@@ -59,6 +62,7 @@ def main() -> None:
         sys.exit(f"{done.stdout}the site has warnings or errors: see above")
     html = ROOT / "_build" / "html"
     shutil.move(folder / "_build" / "html", html)
+    plain.write(folder, html)
     sys.stdout.reconfigure(errors="backslashreplace")  # the path may hold what an ASCII terminal cannot show
     print(f"open {os.path.relpath(html / 'index.html')}, or in a browser {(html / 'index.html').as_uri()}")
 
