@@ -71,7 +71,7 @@ const covered = () => [...document.querySelectorAll("main .math > .eqno")].filte
 
 // Images that wait until they are near are loaded at once, for the pictures of whole pages.
 const loadAll = async () => {
-  const waiting = [...document.images].filter((i) => i.loading === "lazy");
+  const waiting = [...document.querySelectorAll(".bd-article img")].filter((i) => i.loading === "lazy");
   for (const image of waiting) image.loading = "eager";
   await Promise.allSettled([...document.images].map((i) => i.decode()));
   return waiting.length;
@@ -118,7 +118,7 @@ for (const file of pages) {
   Object.assign(found, await page.evaluate(look));
   const needed = await page.evaluate(() => [...document.querySelectorAll("link[rel=stylesheet], script[src]:not([defer]):not([async])")].map((e) => e.href ?? e.src));
   found.weight = { before: sent(new Set([file, ...needed.filter((u) => u.startsWith("file:")).map((u) => fileURLToPath(u.split(/[?#]/)[0]))])) };
-  found.lazy = { all: await page.evaluate(() => document.querySelectorAll("main img").length), waiting: await page.evaluate(loadAll) };
+  found.lazy = { all: await page.evaluate(() => document.querySelectorAll(".bd-article img").length), waiting: await page.evaluate(loadAll) };
   found.weight.all = sent([...files].filter((f) => fs.existsSync(f)));
   const measure = async (width, fits) => {
     found.sideways[width] = await page.evaluate(sideways);
