@@ -16,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 NAMES = sorted(path.stem for path in (BOOK / "text").glob("*.md"))
+WIDTH = 88  # characters of a line of code
 GRADES = ["easy", "medium", "research"]
 
 
@@ -105,8 +106,21 @@ def test_code_cells_are_short_executed_and_figures_described(name):
         assert cell.execution_count, f"not executed: {cell.source[:60]!r}"
         assert not any(o.output_type == "error" for o in cell.outputs)
         assert not any(o.get("name") == "stderr" for o in cell.outputs), f"writes to stderr: {cell.source[:60]!r}"
-        if any("image/png" in o.get("data", {}) for o in cell.outputs):
+        if any(kind.startswith("image/") for o in cell.outputs for kind in o.get("data", {})):
             assert len(cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")) > 40, "describe the figure"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_is_at_most_as_wide_as_the_page(name):
+    """What the page shows beside its side bars; the exercises' code stands in the text, in blocks of its own."""
+    text = jupytext.read(BOOK / "text" / f"{name}.md", fmt="md:myst")
+    blocks = [c.source for c in text.cells if c.cell_type == "code"]
+    for cell in text.cells:
+        if cell.cell_type == "markdown":
+            blocks += re.findall(r"^```python\n(.*?)^```", cell.source, re.MULTILINE | re.DOTALL)
+    wide = [f"{len(line)}: {line.strip()[:60]}" for block in blocks for line in block.splitlines() if len(line) > WIDTH]
+    mend = f"lines of more than {WIDTH} characters in book/text/{name}.md, or in book/exercises/{name}.md:"
+    assert not wide, "\n".join([mend, *wide])
 
 
 @pytest.mark.parametrize("name", NAMES)
