@@ -1,5 +1,5 @@
 // Steps a second of one student of the playground (batch 32, d = 20, width 32), a line a signal: the best of five runs.
-const path = require("node:path"), folder = path.join(__dirname, "..", "_static", "play");
+const path = require("node:path"), folder = path.join(__dirname, "..", "site_assets", "play");
 const engine = require(path.join(folder, "engine.js"))(), teachers = require(path.join(folder, "teachers.js"));
 const networks = Object.fromEntries(Object.entries(teachers.teachers["20,3"]).map(([name, kept]) => [name, kept.weights]));
 for (const signal of ["labels", "final", "dense", "sparse"]) {

@@ -6,7 +6,7 @@ import path from "node:path";
 const require = createRequire(path.join(process.env.NODE_HOME, "x.js"));
 const { chromium } = require("playwright-core");
 const { AxeBuilder } = require("@axe-core/playwright");
-const here = createRequire(import.meta.url), [executablePath, file] = process.argv.slice(2), folder = "../../_static/play/";
+const here = createRequire(import.meta.url), [executablePath, file] = process.argv.slice(2), folder = "../../site_assets/play/";
 const S = here(`${folder}settings.js`), engine = here(`${folder}engine.js`)(), teachers = here(`${folder}teachers.js`);
 const browser = await chromium.launch({ executablePath, args: ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"] });
 const address = (hash) => pathToFileURL(file).href + hash;
