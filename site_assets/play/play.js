@@ -205,7 +205,7 @@
       maps[i].show(s.weights, run.high, [strong(`${NAMES[i]}: `), "first-layer weights"], s.diverged ? "Weights that are no numbers any more." : `First-layer weights of student ${NAMES[i]}, neurons by bits: ${percent(share)} of their squares lie on the support; chance is ${percent(k / d)}.`);
       s.spectra.forEach((values, n) => {
         if (!spectra[i][n]) {
-          spectra[i][n] = chart({ x: [-0.7, d - 0.3], y: loudest, xlabel: "bit", ylabel: "|correlation|", height: 130 });
+          spectra[i][n] = chart({ x: [-0.7, d - 0.3], y: loudest, xlabel: "bit", ylabel: "|correlation|", height: 150 });
           columns[i].append(spectra[i][n].host);
         }
         const matched = S.signals[s.plan[n].signal].words, [on, off] = [true, false].map((side) => mean([...values].filter((_, bit) => bit < k === side)));
