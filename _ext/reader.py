@@ -156,6 +156,7 @@ def _describe(app: Any, page: str, template: str, context: dict[str, Any], doctr
         tags["og:image"] = f"{root}_images/headline.png"
         tags["og:image:alt"] = "Held-out accuracy against training samples, for five curricula."
     tags = "".join(f'<meta property="{k}" content="{html.escape(v)}">\n' for k, v in tags.items())
+    tags += f'<link rel="alternate" type="text/markdown" href="{Path(page).name}.md" title="this page as plain text">\n'
     context["metatags"] = (
         context.get("metatags", "") + f'<meta name="description" content="{html.escape(said)}">\n{tags}'
     )
