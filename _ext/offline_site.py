@@ -19,6 +19,12 @@ from sphinx.ext.mathjax import MATHJAX_URL
 from sphinx.util import logging
 
 logger = logging.getLogger(__name__)
+# The theme marks the section in view by a list that it calls by a name it no longer has. It then looks at every link of
+# the page, and stumbles over one to a setting (playground.html#d=20), which is no place in a page.
+SPY = """addEventListener("DOMContentLoaded", () => {
+  if (document.getElementById("pst-page-toc-nav")) document.body.dataset.bsTarget = "#pst-page-toc-nav";
+  else document.body.removeAttribute("data-bs-spy");
+});"""
 
 
 def _need_vendor(app: Any, config: Any) -> None:
@@ -97,6 +103,7 @@ def _mend(app: Any, error: Exception | None) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx's entry point."""
+    app.add_js_file(None, body=SPY)
     app.connect("config-inited", _need_vendor, priority=100)
     app.connect("html-page-context", _clean, priority=900)
     app.connect("build-finished", _mend)
