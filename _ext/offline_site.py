@@ -59,7 +59,7 @@ def _clean(app: Any, page: str, template: str, context: dict[str, Any], doctree:
     states = [s.attributes["body"] for s in context.get("script_files", []) if s.attributes.get("type") == STATE]
     light = bool(states) and all(map(only_explorers, states))
     if light:
-        app.add_js_file("../explorers.js", loading_method="defer")
+        app.add_js_file("../draw-explorers.js", loading_method="defer")
     if "body" in context:
         context["body"] = lazy(app, context["body"])
     seen, kept = set(), []

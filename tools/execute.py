@@ -135,9 +135,12 @@ def stamp(name: str, profile: str) -> str:
     """A hash of what a chapter is made from and of what came out, to see whether it has to be executed again."""
     package = [p for p in sorted((ROOT / "kdutils").rglob("*")) if p.suffix in {".py", ".toml", ".json", ".js", ".css"}]
     made = [destination(profile) / f"{name}.ipynb", results(profile) / profile / f"{name}.json"]
+    text = TEXT / f"{name}.md"
+    named = set(re.findall(r"\.study\(\"(\w+)\"", text.read_text(encoding="utf-8")))
     h = hashlib.sha256()
     for path in [
-        TEXT / f"{name}.md",
+        text,
+        *(BOOK / "results" / "studies" / f"{study}.json" for study in sorted(named)),
         ROOT / "requirements.lock",
         Path(__file__).with_name("normalise.py"),
         *package,

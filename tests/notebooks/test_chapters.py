@@ -260,6 +260,12 @@ def test_a_chapter_is_executed_again_only_when_something_has_changed(tmp_path, m
     assert run() == ["01_one"]
     (tmp_path / "kdutils" / "new.py").write_text("x = 1")
     assert run() == ["01_one", "02_two"]
+    (execute.TEXT / "02_two.md").write_text('budgets.study("words", "loss")')
+    assert run() == ["02_two"] and run() == []
+    records = execute.BOOK / "results" / "studies" / "words.json"
+    records.parent.mkdir(parents=True)
+    records.write_text("{}")
+    assert run() == ["02_two"] and run() == []
 
 
 def test_text_sent_in_pieces_is_joined():

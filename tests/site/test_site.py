@@ -68,8 +68,12 @@ def test_every_internal_link_resolves(name):
             if not link or link == "#" or element.name == "base" or url.scheme or url.netloc:
                 continue
             target = (page.parent / unquote(url.path)).resolve() if url.path else page
+            setting = target.name == "playground.html" and "=" in url.fragment  # test_playground_page reads these
             if not target.is_file() or (
-                url.fragment and target.suffix == ".html" and unquote(url.fragment) not in anchors(target)
+                url.fragment
+                and target.suffix == ".html"
+                and not setting
+                and unquote(url.fragment) not in anchors(target)
             ):
                 broken.append(link)
     assert broken == []

@@ -16,8 +16,9 @@ from kdutils.lab.stats import Arm, Times
 from kdutils.lab.training import DivergenceError, train
 from kdutils.losses import distillation_loss
 from kdutils.probes import two_phase
+from kdutils.probes.mediation import Shuffled
 from kdutils.reading import OUTPUT
-from kdutils.signals import Hidden, Labels, Output, Shuffled
+from kdutils.signals import Hidden, Labels, Output
 from kdutils.tasks.models import MLP
 from kdutils.tasks.parity import SparseParity
 

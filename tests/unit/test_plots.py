@@ -77,6 +77,22 @@ def test_curves(ax: Axes, arms: dict[str, Arm], axis: str) -> None:
     np.testing.assert_allclose(median.get_ydata(), [0.5, 0.5, 0.6, 0.9])
 
 
+def test_masked_curves_start_after_hidden_stages(ax: Axes, arms: dict[str, Arm]) -> None:
+    run = arms["one-shot"].run
+    plain = run.stages
+    first = int(run.steps[1])
+    for signal, left_out in (
+        ("gaussian projection of `act` of final teacher", 2),
+        ("`act` of final teacher through a learned regressor", 2),
+        ("0.1 x gaussian projection of `act` of final teacher + 1 x output of final teacher", 0),
+        ("output of checkpoint at step 5", 0),
+    ):
+        run.stages = [(signal, 0, first), *((name, first, last) for name, _, last in plain)]
+        plots.curves(arms, ax=ax, masked=True)
+        median = [line for line in ax.lines if line.get_label() == "one-shot"][-1]
+        np.testing.assert_array_equal(median.get_xdata(), run.samples[left_out:])
+
+
 @pytest.mark.parametrize("axis", ["samples", "flops"])
 def test_times(ax: Axes, arms: dict[str, Arm], axis: str) -> None:
     plots.times(arms, 0.95, axis, ax)
