@@ -80,7 +80,7 @@ class Study:
         budgets: steps of a student.
         teachers: seeds; the arms are tuned under the first.
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
-        evaluations: how many along a budget; an arm may say `evaluate_every` instead.
+        evaluations: how many along a budget; an arm or a size may say `evaluate_every` instead (the arm's goes first).
         tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
         arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the
             budget, for all stages before the last; `steps`, the same as a number; `gain` of a checkpoint; `weight`.
@@ -118,7 +118,7 @@ class Study:
             raise ValueError(f"{self.name}: unknown lab {self.lab!r}; choose one of {', '.join(LABS)}")
         if strangers := [arm for arm in self.main if arm not in self.arms]:
             raise ValueError(f"{self.name}: main arm {strangers[0]!r} is not among the arms {', '.join(self.arms)}")
-        if wrong := {key for size in self.sizes.values() for key in size} - set(self.settings):
+        if wrong := {key for size in self.sizes.values() for key in size} - {"evaluate_every", *self.settings}:
             raise ValueError(f"{self.name}: the sizes' {min(wrong)!r} is not among the settings")
         for name, arm in self.arms.items():
             if wrong := _wrong_with(arm):
@@ -152,11 +152,11 @@ class Study:
 
     def build(self, cell: Cell, runs: store.Store | None, device: str = "cpu") -> labs.Lab:
         """The lab of one cell."""
-        steps, arm = cell.budget or max(self.budgets), self.arms.get(cell.arm, {})
-        every = arm.get("evaluate_every", max(1, steps // self.evaluations))
+        steps, arm, size = cell.budget or max(self.budgets), self.arms.get(cell.arm, {}), self.sizes[cell.size]
+        every = arm.get("evaluate_every", size.get("evaluate_every", max(1, steps // self.evaluations)))
         seeds = [10 * self.teachers.index(cell.teacher) + i for i in range(1, self.students + 1)]
         own = {"steps": steps, "evaluate_every": every, "seeds": seeds, "tuning_seeds": self.tuning["seeds"]}
-        settings = {**self.settings, **self.sizes[cell.size], **own, "device": device, "profile": "study"}
+        settings = {**self.settings, **size, **own, "device": device, "profile": "study"}
         lab = LABS[self.lab](SimpleNamespace(**settings), runs=runs)
         lab.film = False
         return lab

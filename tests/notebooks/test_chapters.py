@@ -180,6 +180,16 @@ def test_scorecard_in_one_word(verdicts, says):
     assert scorecard.overall(verdicts) == says
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "says"),
+    [(["holds"], "holds"), (["holds", "fails"], "holds in part"), (["fails"], "fails"), (["unclear"], "is unclear")],
+)
+def test_statements_of_our_own_do_not_reproduce_a_theorem(verdicts, says):
+    import scorecard
+
+    assert scorecard.overall(verdicts, True) == f"not tested; our own {says}"
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_machine_leaks_into_a_chapter(name):
     text = (BOOK / f"{name}.ipynb").read_text(encoding="utf-8")

@@ -173,6 +173,13 @@ def test_sizes_are_trained_side_by_side(small: Study, tmp_path: Path) -> None:
         assert (np.array(wider) != np.array(new)).all()
 
 
+def test_a_size_says_how_often_to_evaluate_and_an_arm_overrules_it(small: Study) -> None:
+    often = replace(small, sizes={"": {"evaluate_every": 7}})
+    own = replace(often, arms={**small.arms, "labels": {"curriculum": "labels", "evaluate_every": 3}})
+    cell = Cell("students", 0, 60, "labels")
+    assert [s.build(cell, None).settings.evaluate_every for s in (small, often, own)] == [20, 7, 3]
+
+
 def test_teachers_and_their_students_differ(small: Study, tmp_path: Path) -> None:
     records, _ = run(small, tmp_path)
     table = records.table
