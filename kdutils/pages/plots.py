@@ -153,7 +153,7 @@ def ratios(groups: Mapping[str, Mapping[str, Estimate]], ax: Axes | None = None,
     row, names = 0, []
     for index, (group, rows) in enumerate(groups.items()):
         shade = colour("", index)
-        ax.text(right, row - 0.1, group, color=shade, ha="right", va="bottom", fontsize=11)
+        ax.text(right, row + 0.2, group, color=shade, ha="right", va="center", fontsize=11)
         row += 1
         for name, found in rows.items():
             if found.bound == "not identified":
