@@ -197,6 +197,7 @@ def against(
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="samples to the mark")
     ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
     ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(EngFormatter(sep=""))
     ax.yaxis.set_minor_formatter(NullFormatter())
     return ax
