@@ -44,7 +44,8 @@ function beside(data, guess, said) {
 function verdict(data, guess) {
   if (data.kind === "choice") return guess === data.said ? "You were right." : "";
   const [low, high] = data.interval;
-  if (low === high) return guess === data.answer ? "You were right." : guess < data.answer ? "Your guess was too low." : "Your guess was too high.";
+  const near = Math.abs(guess - data.answer) <= (data.step ? data.step / 2 : 0.05 * data.answer); // as near as the slider can
+  if (low === high) return near ? "You were right." : guess < data.answer ? "Your guess was too low." : "Your guess was too high.";
   if (guess < (low ?? -Infinity)) return "Your guess lies below the interval.";
   return guess > (high ?? Infinity) ? "Your guess lies above the interval." : "Your guess lies inside the interval.";
 }

@@ -153,3 +153,15 @@ def test_verdicts(guesses):
     words = {g["page"]: g["steps"]["answered"]["result"] for g in guesses if "answered" in g["steps"]}
     assert "below the interval" in words["number"] and "below the interval" in words["bound"]
     assert "too low" in words["count"] and "right" not in words["choice"]
+
+
+ASKING = [page for page in pages() if page.stem[:2] in ("01", "02", "03", "04", "05")]
+
+
+@pytest.mark.parametrize("page", ASKING, ids=lambda page: page.stem)
+def test_chapter_asks_before_its_figure(browse, page):
+    asked = parsed(page).select(".kd-predict[data-guess]")
+    assert len(asked) == 1, f"no question: execute {page.stem} again"
+    assert all(json.loads(one["data-guess"])["why"] for one in asked)
+    (visit,) = browse("live.mjs", "chapter", page)
+    assert visit["errors"] == [] and visit["hidden"] > 0 and visit["left"] == 0 and "Measured" in visit["words"]
