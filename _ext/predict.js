@@ -61,7 +61,8 @@ function predict(host) {
     panel.replaceChildren(make("p", { class: "kd-title" }, "Predict first"),
       make("form", { submit: (event) => (event.preventDefault(), answered(field.answer())) }, field.host,
         make("p", { class: "kd-controls" }, make("button", { type: "submit" }, "Show what happened"),
-          make("button", { type: "button", click: () => answered(null) }, "Skip"))));
+          make("button", { type: "button", click: () => answered(null) }, "Skip"))),
+      make("p", { class: "kd-waits" }, "The rest of this section opens then. Your guess stays in this browser."));
     if (focus) field.first.focus();
   };
   const result = (value, focus) => {

@@ -62,10 +62,10 @@ def number(
     if not (low < high and (step or low > 0)):
         raise ValueError(f"a scale goes from a smaller to a larger number, a logarithmic one from above 0: not {scale}")
     found = answer if isinstance(answer, Estimate) else None
-    value = float(found.value if found else answer)
+    value = float(f"{found.value if found else answer:.6g}")  # the last digits hang on how many threads added them up
     if not math.isfinite(value):
         return Guess(None)
-    ends = found.interval if found else (value, value)
+    ends = [float(f"{end:.6g}") for end in (found.interval if found else (value, value))]
     beyond = step if step else 0.5 * value
     low, high = min(low, value - beyond if value < low else low), max(high, value + beyond if value > high else high)
     return Guess({
