@@ -3,6 +3,7 @@ PROFILE ?= book
 CHAPTER ?=
 NAME ?=
 URL ?=
+TAG ?=
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,33 +12,40 @@ SHELL := bash
 export PYTHONHASHSEED := 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: help setup book execute site test test-notebooks test-colab validate new-chapter address bench study audit dry clean
+.PHONY: help setup book execute site test test-notebooks test-colab validate new-chapter address bench study audit dry dist clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.done ## create .venv with the locked environment
 
+PYTHON_IS_THERE = command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and there is no $(PYTHON): \
+	get it from python.org or with your system's packages, or say PYTHON=..." >&2; exit 1; }
+
 $(VENV)/.done: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: set PYTHON=python3.11")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install -q --disable-pip-version-check --no-deps -e .
-	touch $@
+	@$(PYTHON_IS_THERE)
+	@$(PYTHON) tools/setup.py $(VENV)
+	@touch $@
 
-book: execute site ## execute every chapter at PROFILE and build the site
+book: ## check what is needed, set up, execute every chapter at PROFILE, build the site, say where it is
+	@$(PYTHON_IS_THERE)
+	@$(PYTHON) tools/setup.py --check --site
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/python tools/fetch_site_assets.py
+	@$(BIN)/python tools/execute.py --profile $(PROFILE) --keep-cost
+	@$(MAKE) --no-print-directory site
 
-execute: setup ## execute the chapters (CHAPTER=NN_name for one) at PROFILE
+execute: setup ## execute the chapters (CHAPTER=NN_name for one) at PROFILE, and record what they cost
 	$(BIN)/python tools/execute.py --profile $(PROFILE) $(CHAPTER)
 
 site: setup ## build the site from the executed chapters
-	$(BIN)/python tools/fetch_site_assets.py
-	$(BIN)/python tools/build_site.py --profile $(PROFILE)
+	@$(BIN)/python tools/fetch_site_assets.py
+	@$(BIN)/python tools/build_site.py --profile $(PROFILE)
 
 test: setup site ## everything a change can break
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell book/text book/*.md README.md CONTRIBUTING.md CHANGELOG.md kdutils
+	$(BIN)/codespell book/text book/*.md README.md CONTRIBUTING.md CHANGELOG.md paper.md kdutils
 	$(BIN)/python -m pytest tests
 	$(MAKE) test-notebooks
 
@@ -70,6 +78,9 @@ audit: setup ## train a few cells of a study's records anew and compare every nu
 
 dry: setup ## build every lab at PROFILE and train three steps of each arm, or say what does not fit (PROFILE=paper; LIMIT=60 seconds a lab)
 	$(BIN)/python tools/dry.py --profile $(PROFILE) $(if $(DEVICE),--device $(DEVICE)) $(if $(LIMIT),--limit $(LIMIT))
+
+dist: site ## wheel, source archive and site with their checksums, in _build/dist (TAG=vX.Y.Z for a release)
+	$(BIN)/python tools/release.py --tag "$(TAG)"
 
 clean: ## remove built files (kept runs stay in book/runs)
 	rm -rf _build

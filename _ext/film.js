@@ -1,4 +1,5 @@
-// The front page's film. Its still stands in for it on paper and where no script runs.
+// The front page's film, drawn with the kit of drawing.js. Its still stands in for it on paper and without scripts.
+const { make, whole, short, percent, mean, ticks, chart, line, rule, level, dot, slider, key, strong, status } = kdDraw;
 
 const FRAME = 110; // ms: all of it in about five seconds
 

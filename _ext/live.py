@@ -1,18 +1,18 @@
 """What moves on the site without a kernel: the front page's film, and the guesses before figures.
 
-Both draw with the explorers' own kit. Its text, `film.js` and `predict.js` go into one plain script, because a page
-that is opened as a file may not load modules, nor fetch data: the film's data is a script as well, on its page alone.
+Both draw with the kit of all pages that move, `drawing.js`. Its text, `film.js` and `predict.js` go into one plain
+script, because a page that is opened as a file may not load modules, nor fetch data: the film's data is a script as
+well, on its page alone.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-from kdutils.pages import explorers
+from kdutils.pages import plots
 
-HERE, KIT = Path(__file__).parent, Path(explorers.__file__)
+HERE, ROOM = Path(__file__).parent, Path(plots.__file__).parent
 START = """
 const begin = () => (showFilm(), askAll());
 if (document.readyState === "loading") addEventListener("DOMContentLoaded", begin);
@@ -22,15 +22,14 @@ else begin();
 
 def script() -> str:
     """The kit, the film and the guesses as one plain script that names nothing outside itself."""
-    kit = KIT.with_suffix(".js").read_text(encoding="utf-8")
-    kit = re.sub(r"^export default .*$", "", kit, flags=re.MULTILINE)
-    own = [(HERE / name).read_text(encoding="utf-8") for name in ("film.js", "predict.js")]
-    return "\n".join(['(() => {\n"use strict";', kit, *own, START, "})();\n"])
+    files = [ROOM / "drawing.js", HERE / "film.js", HERE / "predict.js"]
+    parts = ['(() => {\n"use strict";', *(file.read_text(encoding="utf-8") for file in files), START, "})();\n"]
+    return "\n".join(parts)
 
 
 def styles() -> str:
     """The explorers' rules for `.kd-live`, and those of film and guesses."""
-    rules = KIT.with_suffix(".css").read_text(encoding="utf-8")
+    rules = (ROOM / "explorers.css").read_text(encoding="utf-8")
     return rules.replace(".kd-explorer", ".kd-live") + (HERE / "live.css").read_text(encoding="utf-8")
 
 

@@ -1,13 +1,19 @@
-"""Keep the site self-contained and its console clean: no script twice, and no Thebe where it is not offered.
+"""Keep the site self-contained and light, and its console clean.
 
-Where the fetched browser files are missing (`tools/fetch_site_assets.py`), math and widgets come from the network.
+No script comes twice, and none where it is not needed: no Thebe; not Font Awesome's script, whose icons the theme's
+style sheet draws too; the widget manager only on pages that have other widgets than explorers. Images are loaded when
+they are about to be seen, and state their size, so that nothing jumps. Where the fetched browser files are missing
+(`tools/fetch_site_assets.py`), math and widgets come from the network.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+import imagesize
 from myst_nb.core.config import ipywidgets_js_factory
 from sphinx.ext.mathjax import MATHJAX_URL
 from sphinx.util import logging
@@ -22,12 +28,47 @@ def _need_vendor(app: Any, config: Any) -> None:
     logger.warning("site_assets/vendor is missing, so the site needs a network: run tools/fetch_site_assets.py first")
 
 
+STATE = "application/vnd.jupyter.widget-state+json"
+MANAGER = ("require.js", "local-paths.js", "embed-amd.js")
+
+
+def only_explorers(state: str) -> bool:
+    """Whether a page's widget state holds explorers and their layouts, and nothing that needs the widget manager.
+
+    >>> only_explorers('{"state": {"a": {"model_module": "anywidget"}, "b": {"model_name": "IntSliderModel"}}}')
+    False
+    """
+    models = json.loads(state)["state"].values()
+    return all(m.get("model_module") == "anywidget" or m.get("model_name") == "LayoutModel" for m in models)
+
+
+def lazy(app: Any, body: str) -> str:
+    """A page's HTML with images that wait until they are near, and that know their size."""
+    files = {name: source for source, (_, name) in app.env.images.items()}
+
+    def mend(match: re.Match[str]) -> str:
+        source = files.get(Path(match[1]).name)
+        width, height = imagesize.get(Path(app.srcdir, source)) if source else (-1, -1)
+        size = f' width="{width}" height="{height}"' if width > 0 else ""
+        return f'<img loading="lazy" decoding="async"{size} {match[0].removeprefix("<img ")}'
+
+    return re.sub(r'<img [^>]*?src="([^"]+)"[^>]*>', mend, body)
+
+
 def _clean(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    states = [s.attributes["body"] for s in context.get("script_files", []) if s.attributes.get("type") == STATE]
+    light = bool(states) and all(map(only_explorers, states))
+    if light:
+        app.add_js_file("../explorers.js", loading_method="defer")
+    if "body" in context:
+        context["body"] = lazy(app, context["body"])
     seen, kept = set(), []
     for script in context.get("script_files", []):
         attributes = getattr(script, "attributes", {})
         name = str(getattr(script, "filename", script))
         if "THEBE_JS_URL" in (attributes.get("body") or "") or "sphinx-thebe.js" in name:
+            continue
+        if light and name.endswith(MANAGER):
             continue
         key = name, tuple(sorted((k, str(v)) for k, v in attributes.items()))
         if key not in seen:
@@ -36,8 +77,27 @@ def _clean(app: Any, page: str, template: str, context: dict[str, Any], doctree:
     context["script_files"] = kept
 
 
+def mended(html: str) -> str:
+    """A page without the script for icons, and with a name for the arrows of the side bar.
+
+    >>> mended('<script src="_static/fontawesome.js?digest=1"></script><summary><span class="toctree-toggle">')
+    '<summary aria-label="show or hide the pages below"><span class="toctree-toggle">'
+    """
+    html = re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>\n?", "", html)
+    named = '<summary aria-label="show or hide the pages below">'
+    return html.replace('<summary><span class="toctree-toggle"', f'{named}<span class="toctree-toggle"')
+
+
+def _mend(app: Any, error: Exception | None) -> None:
+    for page in Path(app.outdir).rglob("*.html") if error is None else ():
+        page.write_text(mended(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for file in Path(app.outdir, "_static", "scripts").glob("fontawesome.js*"):
+        file.unlink()
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx's entry point."""
     app.connect("config-inited", _need_vendor, priority=100)
     app.connect("html-page-context", _clean, priority=900)
-    return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("build-finished", _mend)
+    return {"version": "3", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 
 from kdutils.pages import plots
@@ -124,6 +126,14 @@ def _add_facts(app: Any, doctree: nodes.document) -> None:
     title.parent.insert(title.parent.index(title) + 1, nodes.paragraph("", line, classes=["kd-facts"]))
 
 
+def _settings_of_the_playground(app: Any, doctree: nodes.document) -> None:
+    """`[text](playground.md#d=20&k=5)` names a setting, which is no anchor of that page: the link is left as it is."""
+    for link in list(doctree.findall(addnodes.pending_xref)):
+        setting = link.get("reftargetid") or ""
+        if link.get("reftarget") == "book/playground" and "=" in setting:
+            link.replace_self(nodes.reference("", "", *link.children, refuri=f"playground.html#{setting}"))
+
+
 def _describe(app: Any, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     repository = app.config.html_theme_options["repository_url"]
     root = f"{app.config.html_baseurl.rstrip('/')}/" if app.config.html_baseurl else site_url(repository)
@@ -146,6 +156,7 @@ def _describe(app: Any, page: str, template: str, context: dict[str, Any], doctr
         tags["og:image"] = f"{root}_images/headline.png"
         tags["og:image:alt"] = "Held-out accuracy against training samples, for five curricula."
     tags = "".join(f'<meta property="{k}" content="{html.escape(v)}">\n' for k, v in tags.items())
+    tags += f'<link rel="alternate" type="text/markdown" href="{Path(page).name}.md" title="this page as plain text">\n'
     context["metatags"] = (
         context.get("metatags", "") + f'<meta name="description" content="{html.escape(said)}">\n{tags}'
     )
@@ -155,20 +166,24 @@ def _not_found(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
     yield "404", {"title": "Not found", "body": LOST}, "page.html"
 
 
-def _palette(app: Any) -> None:
-    """The figures' colours, for the style sheet."""
+def _shared(app: Any) -> None:
+    """The figures' colours, for the style sheet and for scripts; and the explorers' drawing kit, for the playground."""
     rules = "".join(f".kd-{name} {{ background: {colour}; }}\n" for name, colour in plots.COLOURS.items())
+    names = "".join(f" --kd-{name}: {colour};" for name, colour in plots.COLOURS.items())
     folder = Path(app.outdir, "_static")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "palette.css").write_text(rules, encoding="utf-8")
+    (folder / "palette.css").write_text(f"{rules}:root {{{names} }}\n", encoding="utf-8")
+    for name in ("drawing.js", "explorers.css"):
+        shutil.copy(Path(plots.__file__).with_name(name), folder)
 
 
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx's entry point."""
     app.add_directive("chapter-map", ChapterMap)
     app.add_css_file("palette.css")
-    app.connect("builder-inited", _palette)
+    app.connect("builder-inited", _shared)
     app.connect("doctree-read", _add_facts)
+    app.connect("doctree-read", _settings_of_the_playground)
     app.connect("html-page-context", _describe)
     app.connect("html-collect-pages", _not_found)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

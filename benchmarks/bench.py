@@ -6,6 +6,7 @@ Each time is the least of several repeats. `make bench` prints the table.
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,13 +14,15 @@ from typing import Any
 
 import torch
 
-from kdutils import curriculum
-from kdutils.curriculum import Curriculum
+from kdutils import curriculum, projections
+from kdutils.curriculum import Curriculum, Stage
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.lab import GrammarLab, TextLab, TransformerParityLab
 from kdutils.lab.optimisers import SGD, Adam, Optimiser
+from kdutils.lab.store import Store
 from kdutils.lab.training import Run, train
 from kdutils.pages import profiles
+from kdutils.signals import Hidden, Output
 from kdutils.tasks.grammar import Grammar
 from kdutils.tasks.models import MLP, Transformer
 from kdutils.tasks.parity import SparseParity
@@ -48,6 +51,44 @@ def step(make: Callable[[], Any], seeds: int, task: Any, batch: int, plan: Curri
     run(number)
     long, short = (min(run(steps).seconds for _ in range(repeats)) for steps in (2 * number, number))
     return (long - short) / number
+
+
+def gradient(make: Callable[[], Any], task: Any, batch: int, signal: Any) -> float:
+    """Least seconds of a signal's target and of one student's gradient, without the start of the stage."""
+    student, generator = Ensemble(make, [0]), torch.Generator().manual_seed(0)
+    x, y = (part[None] for part in task.sample(max(batch, 1024), generator))
+    bound, parameters = signal.bind(student, x, y), list(student.parameters.values())
+    x, y = x[:, :batch], y[:, :batch]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+
+    def work() -> None:
+        target = bound.target(x, y)
+        loss = bound.loss(student.run(x, bound.reads)[0], student.spread(target))
+        torch.autograd.grad(loss.sum(), parameters, allow_unused=True)
+
+    return least(work, 4)
+
+
+class Timed(Store):
+    """A store that knows how long it took to write the states of runs that go on, and how many there were."""
+
+    seconds, states = 0.0, 0
+
+    def save(self, key: str, *what: Any) -> None:
+        started = time.perf_counter()
+        super().save(key, *what)
+        if key.endswith("-state"):
+            self.seconds, self.states = self.seconds + time.perf_counter() - started, self.states + 1
+
+
+def saving(make: Callable[[], Any], task: Any, steps: int) -> tuple[float, int]:
+    """The share of a run's seconds that writing its state takes, as often as `train` ever does; how many states."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Timed(folder)
+        run = train(Ensemble(make, range(8), [1e-3]), task, curriculum.from_labels(), steps=steps, batch=64,
+                    evaluate_every=100, held_out=64, runs=runs, save_every=1e-3, progress=False)  # fmt: skip
+        return runs.seconds / run.seconds, runs.states
 
 
 def by_hand(network: torch.nn.Module, task: Any, batch: int, rule: Callable[..., Any]) -> Callable[[], None]:
@@ -132,7 +173,7 @@ def main() -> None:
     teacher = MLP(50, 4096)
     plans = {"one-shot": curriculum.one_shot(teacher), "extraction": curriculum.extracted(teacher, steps=400)}
     seconds = {"one-shot": step(small, 8, task, 64, plans["one-shot"], 200)}
-    hidden = Curriculum("hidden", (curriculum.Stage(plans["extraction"].stages[0].signal),))
+    hidden = Curriculum("hidden", (Stage(plans["extraction"].stages[0].signal),))
     seconds["extraction"] = step(small, 8, task, 64, hidden, 200)
     print(f"extraction's first stage / one-shot, seconds  {seconds['extraction'] / seconds['one-shot']:6.2f}")
     flops = {
@@ -140,6 +181,18 @@ def main() -> None:
         for name, plan in plans.items()
     }
     print(f"extraction's first stage / one-shot, FLOPs    {flops['extraction'] / flops['one-shot']:6.2f}")
+
+    share_of, states = saving(small, task, 10_000)
+    print(f"saving a run's state as often as it may be    {share_of:6.1%}   (target at most 2%; {states} states)")
+
+    # the papers' sizes: a hidden stage reads the units that its views name, and computes no others
+    room, big, narrow = SparseParity(100, 6), MLP(100, 50_000), partial(MLP, 100, 1000)
+    output = gradient(narrow, room, 512, Output(big))
+    views = {"dense": projections.gaussian, **{f"s = {s}": partial(projections.sparse, s=s) for s in (1, 4, 16)}}
+    for name, kind in views.items():
+        ratio = gradient(narrow, room, 512, Hidden(big, projection=kind)) / output
+        aim = "   (target at most 0.50)" if name != "dense" else ""
+        print(f"hidden step / one-shot's, 50,000 to 1,000, {name:7}{ratio:6.2f}{aim}")
 
     cfg3b, generator = Grammar.named("cfg3b"), torch.Generator().manual_seed(0)
     rate = 2000 / least(lambda: cfg3b.sample(2000, generator))

@@ -4,4 +4,4 @@ A curriculum is a list of stages; a stage is a signal and a number of steps; `tr
 curriculum)` runs any of them.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

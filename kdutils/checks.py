@@ -7,6 +7,10 @@ from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import torch
+
+from kdutils.losses import only
+
 
 def count(name: str, value: Any) -> int:
     """A whole number from 1 on, numpy's among them, as Python's int."""
@@ -39,3 +43,13 @@ def one_of(name: str, value: Any, choices: Sequence[Any]) -> None:
     """Nothing, where `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def nonfinite(target: Any) -> str | None:
+    """Names the first sample of a target, as from `Bound.target`, with a number that is not finite where it counts."""
+    if isinstance(target, tuple):
+        if not isinstance(target[-1], torch.Tensor) or target[-1].dtype != torch.bool:  # of several signals
+            return next((found for part in target if (found := nonfinite(part))), None)
+        target = only(*target)
+    bad = (~target.isfinite()).reshape(*target.shape[:2], -1).any(2).nonzero()
+    return f"sample {bad[0, 1]} of seed number {bad[0, 0]}" if len(bad) else None

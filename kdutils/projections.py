@@ -3,6 +3,7 @@
 Each function takes the teacher's hidden states on a calibration sample (n, teacher_width), the student's
 width and a generator, and returns a fixed matrix P (width, teacher_width): the target is `P h`. The random ones read
 nothing from the sample but its width. Entries of `P h` have about the mean square of those of `h`, up to correlations.
+A sparse matrix, with as many entries in each row, is not multiplied out: only the units that it names are read.
 """
 
 from __future__ import annotations
@@ -32,6 +33,18 @@ def rademacher(hidden: torch.Tensor, width: int, generator: torch.Generator) -> 
     shape = (width, hidden.shape[-1])
     bits = torch.empty(shape, device=hidden.device).random_(0, 2, generator=generator)
     return (2 * bits - 1) / shape[1] ** 0.5
+
+
+def sparse(hidden: torch.Tensor, width: int, generator: torch.Generator, s: int = 1) -> torch.Tensor:
+    """Sums of `s` different units, by signs over sqrt(s): very sparse random projections (Li, Hastie and Church, 2006),
+    but with as many entries in each row. `partial(sparse, s=4)` is a projection of its own."""
+    teacher_width, device = hidden.shape[-1], hidden.device
+    if not 1 <= s <= teacher_width:
+        raise ValueError(f"a sparse projection sums 1 to {teacher_width} of the teacher's units, not s={s}")
+    units = [torch.randperm(teacher_width, generator=generator, device=device)[:s] for _ in range(width)]
+    signs = 2 * torch.empty(width * s, device=device).random_(0, 2, generator=generator) - 1
+    places = torch.stack([torch.arange(width, device=device).repeat_interleave(s), torch.cat(units)])
+    return torch.sparse_coo_tensor(places, signs / s**0.5, (width, teacher_width), check_invariants=False).coalesce()
 
 
 def orthonormal(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:

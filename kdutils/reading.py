@@ -23,6 +23,7 @@ from kdutils.losses import IGNORE, check_classes, only
 
 OUTPUT = ""  # the path of a module in itself (`nn.Module.get_submodule("")`): the network's own output
 CHOICES = ("all", "asked", "tokens")
+Positions = Callable[[Any], torch.Tensor]  # inputs (seeds, batch, ...) -> True where a position counts
 _WRAPPED = ("_orig_mod", "module")  # what torch.compile, nn.DataParallel and their like call the network inside
 _MAPS = {"batchnorm", "channelshuffle", "conv", "flatten", "fold", "instancenorm", "padding", "pixelshuffle", "pooling",
          "upsampling"}  # fmt: skip  # files of torch.nn.modules whose modules put channels before positions
@@ -170,7 +171,7 @@ def shapes(
     few = each(lambda t: t[:, [0, -1]], x)  # two samples: so few that no other dimension is taken for theirs
     sides = [(students.skeleton, path, students.shape_at(path, few))]
     if teacher is not None:
-        sides.append((teacher, layer, read(teacher, few, layer).shape[1:]))
+        sides.append((teacher, layer, students.read(teacher, few, layer).shape[1:]))
     found = [check_units(*side, 2, units) for side in sides]
     if found[0][:-1] != found[-1][:-1]:
         names = f"{layer or 'the output'!r} of the teacher and {path or 'the output'!r} of the student"
@@ -203,9 +204,9 @@ def _last(values: torch.Tensor, units: int | None) -> torch.Tensor:
     return values if units is None else values.movedim(units if units < 0 else units + 1, -1)
 
 
-def padding_of(teacher: nn.Module, positions: str, padding: int | None) -> int | None:
+def padding_of(teacher: nn.Module, positions: str | Positions, padding: int | None) -> int | None:
     """The id of padding, for "tokens" alone: the one given, else the teacher's `padding`; ValueError if not known."""
-    if positions not in CHOICES:
+    if not callable(positions) and positions not in CHOICES:
         raise ValueError(f"positions must be one of {CHOICES}, not {positions!r}")
     if positions != "tokens" and padding is not None:
         raise ValueError(f"padding={padding} is left out with positions='tokens' alone, not with {positions!r}")
@@ -217,26 +218,38 @@ def padding_of(teacher: nn.Module, positions: str, padding: int | None) -> int |
     return found
 
 
-def counted(positions: str, padding: int | None, x: Any, y: Any, shape: Sequence[int]) -> torch.Tensor | None:
+def counted(
+    positions: str | Positions, padding: int | None, x: Any, y: Any, shape: Sequence[int]
+) -> torch.Tensor | None:
     """True where a position of this shape (seeds, batch, ...) counts; None for all.
 
     "asked": where the labels `y` ask; "tokens": where the ids `x` are not padding; ValueError unless of this shape.
     """
     if positions == "all":
         return None
+    if callable(positions):
+        if not isinstance(marks := positions(x), torch.Tensor) or marks.shape != shape:
+            found = tuple(marks.shape[1:]) if isinstance(marks, torch.Tensor) else type(marks).__name__
+            raise ValueError(f"the mask of positions must have the shape {tuple(shape[1:])} of the layer, not {found}")
+        return marks != 0
     marks = y if positions == "asked" else x.get("input_ids") if isinstance(x, Mapping) else x
     if not isinstance(marks, torch.Tensor) or marks.shape != shape or marks.is_floating_point():
         raise ValueError(f"positions={positions!r} needs a layer and a task with one entry a position: {tuple(shape)}")
     return marks != (IGNORE if positions == "asked" else padding)
 
 
-def moments(sample: torch.Tensor, weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean of every unit of a sample (seeds, n, units), and one root mean square around them a seed."""
+def moments(sample: torch.Tensor, weights: torch.Tensor | None, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of every unit of a sample (seeds, n, units), and one root mean square around them a seed.
+
+    ValueError, with the sample's `name`, where no unit varies by more than rounding.
+    """
     w = torch.ones_like(sample[..., :1]) if weights is None else weights.to(sample.dtype)[..., None]
     w, sample = w / w.sum(1, keepdim=True).clamp_min(1), only(sample, weights)
     centre = (sample * w).sum(1, keepdim=True)
-    size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt().clamp_min(1e-12)
-    return centre, size
+    size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt()
+    if (size <= torch.finfo(size.dtype).eps * centre.square().mean(2, keepdim=True).sqrt()).any():
+        raise ValueError(f"{name} is the same for the whole calibration sample: there is nothing in it to match")
+    return centre, size.clamp_min(1e-12)
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -253,20 +266,10 @@ def frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
 
 
 @torch.no_grad()
-def read(teacher: nn.Module, x: Any, path: str, units: int | None = None) -> torch.Tensor:
+def read(teacher: nn.Module, x: Any, path: str, units: int | None = None, state: dict | None = None) -> torch.Tensor:
     """The teacher's module at `path` on inputs (seeds, batch, ...): (seeds, batch, ..., units), without a gradient."""
     lead: list[torch.Size] = []  # (seeds, batch), the same for every tensor in x
-    values = outputs_at(teacher, each(lambda t: lead.append(t.shape[:2]) or t.flatten(0, 1), x), (path,))[path]
+    values = outputs_at(teacher, each(lambda t: lead.append(t.shape[:2]) or t.flatten(0, 1), x), (path,), state)[path]
     if values.dim() < 2 or len(values) != lead[0].numel():
         check_units(teacher, path, values.shape, lead[0].numel(), None)
     return _last(values.unflatten(0, lead[0]), units)
-
-
-def nonfinite(target: Any) -> str | None:
-    """Names the first sample of a target, as from `Bound.target`, with a number that is not finite where it counts."""
-    if isinstance(target, tuple):
-        if not isinstance(target[-1], torch.Tensor) or target[-1].dtype != torch.bool:  # of several signals
-            return next((found for part in target if (found := nonfinite(part))), None)
-        target = only(*target)
-    bad = (~target.isfinite()).reshape(*target.shape[:2], -1).any(2).nonzero()
-    return f"sample {bad[0, 1]} of seed number {bad[0, 0]}" if len(bad) else None

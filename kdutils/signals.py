@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kdutils import losses, reading, seeding
+from kdutils import checks, losses, reading, seeding
+from kdutils.narrowing import narrowed
 from kdutils.projections import Projection, gaussian
 
 
@@ -25,7 +26,7 @@ class Bound:
             positions count, a pair of it and a mask.
         loss: ({path: (members, batch, ...)}, target spread to members) -> one loss a member (members,).
         parameters: the signal's own trainable tensors, members first (a learned regressor has some).
-        tensors: fixed tensors worth recording (projections), seeds first.
+        tensors: what was fixed at the start (projections, centres, sizes), seeds first; read anew at every step.
         generators: what `target` draws from. Their states and `parameters` are all that changes in a stage.
     """
 
@@ -40,7 +41,8 @@ class Bound:
 class Students(Protocol):
     """What a signal asks of the networks that learn from it: members over seeds, all built like `skeleton`.
 
-    `spread` makes one entry a seed one a member; `shape_at` is the shape (batch, ...) of what one returns at a path.
+    `spread` makes one entry a seed one a member, `shape_at` is the shape (batch, ...) of what one returns at a path;
+    `teacher` is what they `read` a teacher from, as `kdutils.reading.read` does.
     """
 
     seeds: tuple[int, ...]
@@ -49,6 +51,10 @@ class Students(Protocol):
 
     def spread(self, per_seed: Any) -> Any: ...
     def shape_at(self, path: str, x: Any) -> torch.Size: ...
+    def teacher(self, network: nn.Module) -> nn.Module: ...
+    def read(
+        self, teacher: nn.Module, x: Any, path: str, units: int | None = None, state: Any = None
+    ) -> torch.Tensor: ...
 
 
 class Signal(Protocol):
@@ -100,15 +106,14 @@ class Output:
         losses.check_temperatures(self.teacher_temperature, self.student_temperature)
 
     def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
-        teacher = reading.frozen(self.teacher, students.device)
+        teacher = students.teacher(self.teacher)
         reading.classes(students, x, y, teacher)
         lowest = torch.finfo(torch.float32).min
 
         def target(x: Any, y: Any) -> Any:
-            wanted = reading.read(teacher, x, reading.OUTPUT)
-            if self.share == 1:  # once a seed, not once a member
-                wanted = losses.tempered(wanted, self.teacher_temperature)
-            wanted = wanted.clamp_min(lowest)  # a class that is ruled out is no number gone wrong
+            wanted = students.read(teacher, x, reading.OUTPUT)
+            heat = self.teacher_temperature  # once a seed, not once a member; a class ruled out is no number gone wrong
+            wanted = (losses.tempered(wanted, heat) if self.share == 1 else wanted).clamp_min(lowest)
             return losses.pair(wanted, y != losses.IGNORE if wanted.dim() > 3 and isinstance(y, torch.Tensor) else None)
 
         def compare(own: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -139,7 +144,7 @@ class _Layer:
     student_layer: str = "act"
     _: KW_ONLY
     name: str = "final teacher"
-    positions: str = "all"
+    positions: str | reading.Positions = "all"
     units: int | None = None
     padding: int | None = None
 
@@ -148,23 +153,25 @@ class _Layer:
         reading.padding_of(self.teacher, self.positions, self.padding)
 
     def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
-        teacher = reading.frozen(self.teacher, students.device)
+        teacher = students.teacher(self.teacher)
         padding = reading.padding_of(teacher, self.positions, self.padding)
         width = reading.shapes(students, self.student_layer, x, self.units, teacher, self.layer)[0][-1]
         float32 = partial(torch.autocast, students.device.type, enabled=False)  # whatever the caller has turned on
+        look = partial(students.read, teacher, path=self.layer, units=self.units)
 
-        def read(x: Any, y: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
-            h = reading.read(teacher, x, self.layer, self.units)
+        def read(x: Any, y: Any) -> tuple:
+            h = look(x)
             return h, reading.counted(self.positions, padding, x, y, h.shape[:-1])
 
         h, mask = read(x, y)
         if mask is not None and not mask.flatten(1).any(1).all():
             raise ValueError(f"positions={self.positions!r}: nothing counts in a calibration sample")
-        if bad := reading.nonfinite((h,) if mask is None else (h, mask)):
+        if bad := checks.nonfinite((h,) if mask is None else (h, mask)):
             raise ValueError(f"`{self.layer}` of {self.name} is not finite at {bad} of the calibration sample")
         with float32():
             mask = None if mask is None else mask.flatten(1)
-            teach, compare, drawn = self._start(students, h.flatten(1, -2), mask, width)
+            teach, compare, drawn, wanted = self._start(students, h.flatten(1, -2), mask, width)
+        look = look if wanted is None else narrowed(teacher, look, wanted.flatten(1), x)
 
         def target(x: Any, y: Any) -> Any:
             h, weights = read(x, y)
@@ -188,7 +195,7 @@ class Hidden(_Layer):
         layer, student_layer: paths of the modules to read, by the rule of `kdutils.reading` (`hidden` and `act` of an
             `MLP` are before and after its ReLU, `blocks.0` of a `Transformer` is its first residual stream).
         projection: a function of `kdutils.projections`.
-        positions: of a sequence: "all", "asked" (where the task asks for an answer) or "tokens" (all but padding).
+        positions: "all", "asked" (where the task asks), "tokens" (no padding), or a function of x: where it is True.
         units: the dimension of both layers that holds the units, such as 1 in (batch, channels, height, width); every
             position of a map is then a row. None: the last of two or three, where no map can be meant.
         padding: the id of padding, for "tokens". None: the teacher's attribute `padding`.
@@ -214,24 +221,30 @@ class Hidden(_Layer):
             return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams.values(), strict=True)])
 
         normal = partial(F.layer_norm, normalized_shape=(width,)) if self.normalise == "position" else lambda h: h
-        projection, (centre, _) = draw(), reading.moments(hidden, weights)
-        _, size = reading.moments(hidden @ projection.mT, weights)
-        mu, factor = centre @ projection.mT, self.scale / size
+        projection, (centre, _), wanted = draw(), reading.moments(hidden, weights, str(self)), None
+        size = reading.moments(hidden @ projection.to_dense().mT, weights, str(self))[1]
+        mu, factor = centre @ projection.to_dense().mT, self.scale / size
+        fixed = {"projection": projection, "centre": centre, "mu": mu, "factor": factor}
+        if projection.is_sparse and not self.redraw:
+            rows = projection.coalesce()
+            wanted, entries = (t.view(len(hidden), width, -1) for t in (rows.indices()[-1], rows.values()))
+            fixed = {"units": wanted, "entries": entries, "mu": mu, "factor": factor}
 
         def teach(h: torch.Tensor) -> torch.Tensor:
-            p = draw() if self.redraw else projection
+            if wanted is not None:  # h holds the units that the views read, one view after another
+                return normal(factor * (torch.einsum("bnvs,bvs->bnv", h.unflatten(-1, (width, -1)), entries) - mu))
+            p = draw().to_dense() if self.redraw else projection
             return normal(factor * (h @ p.mT - (centre @ p.mT if self.redraw else mu)))
 
         def compare(h: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
             rows = losses.where(weights, lambda h, w: 0.5 * (normal(h) - w).square().sum(-1), h, wanted)
             return losses.mean(rows, weights)
 
-        return teach, compare, {"tensors": {"projection": projection}, "generators": streams if self.redraw else {}}
+        return teach, compare, {"tensors": fixed, "generators": streams if self.redraw else {}}, wanted
 
     def __str__(self) -> str:
-        function = getattr(self.projection, "func", self.projection)  # inside a functools.partial
-        kind = f"{function.__name__} projection" + (", redrawn each step," if self.redraw else "")
-        return f"{kind} of `{self.layer}` of {self.name}"
+        kind = getattr(self.projection, "func", self.projection).__name__ + " projection"  # inside a functools.partial
+        return f"{kind}{', redrawn each step,' if self.redraw else ''} of `{self.layer}` of {self.name}"
 
 
 @dataclass(frozen=True)
@@ -244,11 +257,12 @@ class Regressed(_Layer):
     """
 
     def _start(self, students: Students, hidden: torch.Tensor, weights: torch.Tensor | None, width: int) -> tuple:
-        (centre, size), shape, device = reading.moments(hidden, weights), (width, hidden.shape[-1]), students.device
-        streams = [seeding.generator(seed, "regressor", device=device) for seed in students.seeds]
+        (centre, size), device = reading.moments(hidden, weights, str(self)), students.device
+        shape = width, hidden.shape[-1]
+        streams = (seeding.generator(seed, "regressor", device=device) for seed in students.seeds)
         maps = torch.stack([torch.randn(shape, generator=g, device=device) for g in streams])
-        regressor = students.spread(maps / width**0.5).clone().requires_grad_(True)
-        offset = torch.zeros(len(regressor), 1, shape[1], device=device, requires_grad=True)
+        regressor = nn.Parameter(students.spread(maps / width**0.5).clone())
+        offset = nn.Parameter(regressor.new_zeros(len(regressor), 1, shape[1]))
 
         def compare(h: torch.Tensor, wanted: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
             with torch.autocast(h.device.type, enabled=False):
@@ -256,24 +270,11 @@ class Regressed(_Layer):
             rows = losses.where(weights, lambda g, w: (g - w).square().mean(-1), guess, wanted)
             return 0.5 * width * losses.mean(rows, weights)
 
-        return lambda h: (h - centre) / size, compare, {"parameters": {"regressor": regressor, "offset": offset}}
+        drawn = {"parameters": {"regressor": regressor, "offset": offset}, "tensors": {"centre": centre, "size": size}}
+        return lambda h: (h - centre) / size, compare, drawn, None
 
     def __str__(self) -> str:
         return f"`{self.layer}` of {self.name} through a learned regressor"
-
-
-@dataclass(frozen=True)
-class Shuffled:
-    """Another signal, but the target of each sample is that of its neighbour in the batch: a control that must fail."""
-
-    signal: Signal
-
-    def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
-        bound, roll = self.signal.bind(students, x, y), partial(reading.each, lambda t: t.roll(1, 1))
-        return replace(bound, target=lambda x, y: bound.target(roll(x), roll(y)))
-
-    def __str__(self) -> str:
-        return f"{self.signal}, of the wrong samples"
 
 
 @dataclass(frozen=True)
@@ -286,8 +287,7 @@ class WeightedSum:
         bounds = [signal.bind(students, x, y) for _, signal in self.terms]
 
         def loss(values: dict[str, torch.Tensor], targets: Any) -> torch.Tensor:
-            parts = zip(self.terms, bounds, targets, strict=True)
-            return sum(weight * bound.loss(values, target) for (weight, _), bound, target in parts)
+            return sum(w * b.loss(values, t) for (w, _), b, t in zip(self.terms, bounds, targets, strict=True))
 
         def merged(kind: str) -> dict[str, Any]:
             return {f"{i}/{name}": value for i, b in enumerate(bounds) for name, value in getattr(b, kind).items()}

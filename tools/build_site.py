@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import plain
+import reference
 from execute import BOOK, ROOT, destination, results
 
 PARTS = ("_config.yml", "_toc.yml", "references.bib", "_ext", "_static", "site_assets")
@@ -27,6 +29,7 @@ def source(profile: str) -> Path:
             shutil.copy(path, folder)
     for page in BOOK.glob("*.md"):
         shutil.copy(page, folder / "book")
+    reference.write(folder / "book")
     measured = results(profile) / profile
     if measured.exists():
         shutil.copytree(measured, folder / "book" / "results")  # for the line under each title
@@ -52,12 +55,16 @@ def main() -> None:
         "-q",
         str(folder),
     ]
-    done = subprocess.run(command)
+    print("building the site", flush=True)
+    # What it prints names a folder that is moved below; what it warns of goes to stderr.
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        sys.exit("the site has warnings or errors: see above")
-    shutil.move(folder / "_build" / "html", ROOT / "_build" / "html")
+        sys.exit(f"{done.stdout}the site has warnings or errors: see above")
+    html = ROOT / "_build" / "html"
+    shutil.move(folder / "_build" / "html", html)
+    plain.write(folder, html)
     sys.stdout.reconfigure(errors="backslashreplace")  # the path may hold what an ASCII terminal cannot show
-    print(f"open {os.path.relpath(ROOT / '_build' / 'html' / 'index.html')}")
+    print(f"open {os.path.relpath(html / 'index.html')}, or in a browser {(html / 'index.html').as_uri()}")
 
 
 if __name__ == "__main__":

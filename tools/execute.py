@@ -33,6 +33,7 @@ from papermill.exceptions import PapermillExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK, TEXT = ROOT / "book", ROOT / "book" / "text"
+KEPT = ", its cost not recorded"  # at the end of a stamp: `make book` left it so, and `make execute` will not
 GO_ON = "finished runs are kept, and the same command goes on from there"
 
 
@@ -92,23 +93,54 @@ def execute(name: str, profile: str, label: str) -> None:
         notes.replace(target, executed.read_text(encoding="utf-8"))
 
 
-def settle(name: str, profile: str, label: str) -> None:
-    """Execute a chapter; at `book`, where its page shows the measured cost, once more if that has changed."""
+def settle(name: str, profile: str, label: str, keep_cost: bool = False) -> None:
+    """Execute a chapter; at `book`, where its page shows the measured cost, once more if that has changed.
+
+    Args:
+        keep_cost: where the results are those of the record, leave the record and the cost it states as they are, and
+            note in `_build` what the run cost here.
+    """
     record = results(profile) / profile / f"{name}.json"
     before = record.read_bytes() if record.exists() else b""
     execute(name, profile, label)
-    if profile == "book" and record.exists() and record.read_bytes() != before:
-        execute(name, profile, f"{label}, with its cost")
-    _remember("stamps", profile, {name: stamp(name, profile)})
+    kept = ""
+    if profile == "book" and record.exists() and (new := record.read_bytes()) != before:
+        if keep_cost and before and only_cost_differs(before, new):
+            record.write_bytes(before)
+            _remember("cost", profile, {name: json.loads(new)["cost"]["seconds"]})
+            kept = KEPT
+        else:
+            execute(name, profile, f"{label}, with its cost")
+    _remember("stamps", profile, {name: stamp(name, profile) + kept})
+
+
+def only_cost_differs(old: bytes, new: bytes) -> bool:
+    """Whether two records of a chapter differ in nothing but time, memory, and the processor and Python they ran on."""
+    try:
+        return _without_cost(json.loads(old)) == _without_cost(json.loads(new))
+    except (ValueError, KeyError, TypeError, AttributeError):  # a damaged record is no record
+        return False
+
+
+def _without_cost(record: dict) -> dict:
+    runs = {
+        name: {k: v for k, v in run.items() if k not in ("key", "seconds", "device")}
+        for name, run in record["runs"].items()
+    }
+    versions = {k: v for k, v in record["versions"].items() if k != "python"}
+    return {**record, "cost": None, "versions": versions, "runs": runs}
 
 
 def stamp(name: str, profile: str) -> str:
     """A hash of what a chapter is made from and of what came out, to see whether it has to be executed again."""
     package = [p for p in sorted((ROOT / "kdutils").rglob("*")) if p.suffix in {".py", ".toml", ".json", ".js", ".css"}]
     made = [destination(profile) / f"{name}.ipynb", results(profile) / profile / f"{name}.json"]
+    text = TEXT / f"{name}.md"
+    named = set(re.findall(r"\.study\(\"(\w+)\"", text.read_text(encoding="utf-8")))
     h = hashlib.sha256()
     for path in [
-        TEXT / f"{name}.md",
+        text,
+        *(BOOK / "results" / "studies" / f"{study}.json" for study in sorted(named)),
         ROOT / "requirements.lock",
         Path(__file__).with_name("normalise.py"),
         *package,
@@ -116,6 +148,11 @@ def stamp(name: str, profile: str) -> str:
     ]:
         h.update(path.read_bytes() if path.exists() else b"none")
     return h.hexdigest()
+
+
+def done(noted: str | None, now: str, keep_cost: bool) -> bool:
+    """Whether a chapter's stamp says that nothing has changed and, if costs are recorded, that its cost is."""
+    return noted == now or (keep_cost and noted == now + KEPT)
 
 
 def _known(what: str, profile: str) -> dict:
@@ -132,6 +169,7 @@ def main() -> None:
     parser.add_argument("--profile", default="book", choices=["smoke", "book", "paper"])
     parser.add_argument("--check", action="store_true", help="compare the new verdicts with the recorded ones")
     parser.add_argument("--gpu", action="store_true", help="smoke or book on a GPU; nothing in book/ changes")
+    parser.add_argument("--keep-cost", action="store_true", help="leave recorded costs where results are the same")
     options = parser.parse_args()
     place = "gpu" if options.gpu else options.profile
     unknown = [name for name in options.names if name not in chapters()]
@@ -152,16 +190,20 @@ def main() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     known, started = _known("seconds", place), time.perf_counter()
     stamps = {} if options.check else _known("stamps", place)
-    names = options.names or [n for n in chapters() if stamps.get(n) != stamp(n, place)]
+    names = options.names or [n for n in chapters() if not done(stamps.get(n), stamp(n, place), options.keep_cost)]
     for number, name in enumerate(names, 1):
         left = sum(seconds for n in names[number - 1 :] if isinstance(seconds := known.get(n), int | float))
         remaining = f", about {left:.0f} s left" if left else ""
         elapsed = time.perf_counter() - started
         begun = time.perf_counter()
-        settle(name, place, f"chapter {number}/{len(names)} {name} ({elapsed:.0f} s so far{remaining})")
+        settle(
+            name, place, f"chapter {number}/{len(names)} {name} ({elapsed:.0f} s so far{remaining})", options.keep_cost
+        )
         _remember("seconds", place, {name: round(time.perf_counter() - begun, 1)})
     rest = "" if options.names else f"; the other {len(chapters()) - len(names)} are as they were"
     print(f"{len(names)} chapters executed at {options.profile} in {time.perf_counter() - started:.0f} s{rest}")
+    if any(noted.endswith(KEPT) for noted in _known("stamps", place).values() if isinstance(noted, str)):
+        print("results are as recorded; what they cost here is in _build/cost.json, and `make execute` would record it")
     if place == "book":
         with notes.lock(ROOT / "_build"):
             update_readme()

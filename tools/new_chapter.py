@@ -38,7 +38,8 @@ def write(root: Path, name: str) -> None:
     contents = root / "_toc.yml"
     lines = contents.read_text(encoding="utf-8").splitlines()
     listed = [i for i, line in enumerate(lines) if (m := re.search(r"file: book/(\d\d)_", line)) and m[1] < name[:2]]
-    lines.insert(listed[-1] + 1, f"  - file: book/{name}")
+    before = lines[listed[-1]]  # the new chapter belongs to the same part
+    lines.insert(listed[-1] + 1, f"{before[: before.index('-')]}- file: book/{name}")
     contents.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

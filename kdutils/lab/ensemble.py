@@ -234,6 +234,11 @@ class Ensemble:
         """(batch, ...), the shape of what a member's module at `path` returns when all read `x` (seeds, batch, ...)."""
         return self.outputs(x, (path,))[path].shape[1:]
 
+    def teacher(self, network: nn.Module) -> nn.Module:
+        return reading.frozen(network, self.device)
+
+    read = staticmethod(reading.read)
+
     def with_parameters(self, state: Tensors) -> Ensemble:
         """The same seeds, learning rates and shape, with other (stacked) parameters, and buffers where given."""
         other = copy.copy(self)

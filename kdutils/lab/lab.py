@@ -8,9 +8,10 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import nn
 
-from kdutils import curriculum
+from kdutils import curriculum, seeding
 from kdutils.curriculum import Curriculum
 from kdutils.lab import stats
 from kdutils.lab.ensemble import Ensemble
@@ -107,6 +108,16 @@ class Lab:
                           keep_every=every)  # fmt: skip
         run.snapshots = {0: students.parameters, **run.snapshots}
         return run
+
+    def test_sample(self) -> tuple[Any, Any] | None:
+        """Samples that no choice rests on, where the lab has such."""
+
+    def optimum(self) -> dict[str, Any]:
+        """What a loss is compared with: the exact optimum on the held-out and on the test samples, where known."""
+        return {}
+
+    def _draw(self, name: str) -> Any:
+        return seeding.generator(0, name, device=self.settings.device)
 
     def _train(self, name: str, students: Ensemble, plan: Curriculum, steps: int, batch: int, **when: Any) -> Run:
         run = train(
@@ -209,6 +220,14 @@ class GrammarLab(Lab):
         task = grammar.MaskedGrammar(self.grammar)
         super().__init__(s, task, *make, Adam(warmup=s.warmup, decay=True), film=True, runs=runs)
 
+    def test_sample(self) -> tuple[Any, Any]:
+        return self.task.sample(self.settings.test_sentences, self._draw("test"))
+
+    def optimum(self) -> dict[str, Any]:
+        held_out = self.task.sample(self.settings.held_out, self._draw("held-out"))
+        parts = {"held-out": held_out, "test": self.test_sample()}
+        return {f"optimum, {name}": self.task.optimum(*sample)._asdict() for name, sample in parts.items()}
+
 
 class TextLab(Lab):
     """Language modelling on a corpus of `kdutils.tasks.text`; learning rates are chosen on its validation part."""
@@ -226,3 +245,8 @@ class TextLab(Lab):
         ]
         optimiser = Adam(warmup=s.warmup, decay=True)
         super().__init__(s, self.corpora.train, *make, optimiser, judge=self.corpora.validation, runs=runs)
+
+    def test_sample(self) -> tuple[Any, Any]:
+        x, y = self.corpora.test.windows(self._draw("test"))
+        pick = torch.linspace(0, len(x) - 1, min(self.settings.test_windows, len(x))).long()  # from all its documents
+        return x[pick], y[pick]

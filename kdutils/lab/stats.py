@@ -69,8 +69,7 @@ class Exponent:
     Attributes:
         value: slope of the least-squares line through (log size, log median).
         draws: (resamples,) the same with the seeds of every size resampled.
-        bound: at some size half the seeds or more did not finish. The budget stands in there; where that is the
-            largest size, the true exponent is larger.
+        bound: at some size half the seeds or more did not finish; the budget stands in (at the largest: too low).
     """
 
     value: float
@@ -80,10 +79,6 @@ class Exponent:
     def interval(self, level: float = 0.9) -> tuple[float, float]:
         low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
-
-    def __sub__(self, other: Exponent) -> Exponent:
-        """The difference of two exponents of independent seeds."""
-        return Exponent(self.value - other.value, self.draws - other.draws, self.bound or other.bound)
 
 
 def exponent(sizes: Sequence[float], times: Sequence[Times], resamples: int = 2000, seed: int = 0) -> Exponent:
@@ -109,7 +104,7 @@ def exponent(sizes: Sequence[float], times: Sequence[Times], resamples: int = 20
 def difference(a: Exponent, b: Exponent) -> Exponent:
     """`a` less `b` where their seeds are independent: the draws are paired at random.
 
-    `exponent` starts its stream from a number, so those of one call and another go together, and `a - b` with them.
+    `exponent` starts its stream from a number, so the draws of one call and another go together.
     """
     order = np.random.default_rng(1).permutation(len(b.draws))
     return Exponent(a.value - b.value, a.draws - b.draws[order], a.bound or b.bound)
@@ -120,6 +115,11 @@ class Growth(Exponent):
     """A power law above a constant: `median ~ constant + factor * size ** value`."""
 
     constant: float = 0.0
+    factor: float = 0.0
+
+    def at(self, size: float | np.ndarray) -> float | np.ndarray:
+        """The fitted median at this size."""
+        return self.constant + self.factor * size**self.value
 
 
 POWERS = np.arange(0.05, 8.001, 0.05)
@@ -142,8 +142,8 @@ def growth(sizes: Sequence[float], times: Sequence[Times], resamples: int = 2000
         raise ValueError(f"a constant and a power law need at least four sizes, not {list(sizes)}")
     scale = (np.asarray(sizes, dtype=float) / max(sizes))[:, None] ** POWERS  # (sizes, powers)
 
-    def fit(medians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(sizes, draws) -> the power and the constant of each draw."""
+    def fit(medians: np.ndarray) -> np.ndarray:
+        """(sizes, draws) -> (3, draws): the power, the constant and the factor, of sizes over their largest."""
         u = np.broadcast_to((1 / medians)[:, None], (len(sizes), len(POWERS), medians.shape[1]))
         v = scale[:, :, None] / medians[:, None]
         uu, uv, vv, su, sv = (u * u).sum(0), (u * v).sum(0), (v * v).sum(0), u.sum(0), v.sum(0)
@@ -153,14 +153,14 @@ def growth(sizes: Sequence[float], times: Sequence[Times], resamples: int = 2000
         inside = (both[0] >= 0) & (both[1] >= 0)
         a, b = (np.where(inside, x, y) for x, y in zip(both, alone, strict=True))
         best = ((a * u + b * v - 1) ** 2).sum(0).argmin(0)
-        return POWERS[best], np.take_along_axis(a, best[None], 0)[0]
+        return np.stack([POWERS[best], *(np.take_along_axis(part, best[None], 0)[0] for part in (a, b))])
 
     rng = np.random.default_rng(seed)
     picks = [t.values[rng.integers(0, len(t.values), (resamples, len(t.values)))] for t in times]
     drawn = np.stack([np.minimum(median(values), t.limit) for values, t in zip(picks, times, strict=True)])
-    power, constant = fit(np.array([[min(t.median, t.limit)] for t in times]))
+    power, constant, factor = fit(np.array([[min(t.median, t.limit)] for t in times]))[:, 0]
     bound = any(not math.isfinite(t.median) for t in times)
-    return Growth(float(power[0]), fit(drawn)[0], bound, float(constant[0]))
+    return Growth(float(power), fit(drawn)[0], bound, float(constant), float(factor / max(sizes) ** power))
 
 
 @dataclass(frozen=True)

@@ -15,33 +15,41 @@ import time
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from kdutils import probes, seeding
+from kdutils import probes, projections
 from kdutils.curriculum import Curriculum, Stage, paired_blocks
 from kdutils.lab import lab as labs
 from kdutils.lab import store
 from kdutils.lab.arms import tune
 from kdutils.lab.record import Run
 from kdutils.lab.training import DivergenceError
+from kdutils.probes import mediation
 from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
 
 LABS = {"parity": labs.ParityLab, "transformer_parity": labs.TransformerParityLab, "grammar": labs.GrammarLab,
         "english": labs.TextLab}  # fmt: skip
+HOW = ("temperature", "positions", "normalise", "sparse", "projection")
 KINDS = {  # of an arm's curriculum: the options it takes, and those that are lists, tuned
-    "labels": ((), ()),
-    "one-shot": (("temperature",), ()),
+    "labels": ((), ("told",)),
+    "one-shot": (("temperature",), ("told",)),
+    "annealed": ((), ("share", "steps")),
+    "taid": ((), ("share", "steps")),
     "progressive": (("temperature",), ("share", "steps", "gain")),
-    "extraction": (("temperature", "positions", "normalise", "layers", "hidden"), ("share", "steps")),
-    "joint": (("temperature", "positions", "normalise"), ("weight",)),
+    "extraction": ((*HOW, "layers", "hidden", "keep"), ("share", "steps")),
+    "joint": (HOW, ("weight",)),
     "fitnets": (("temperature", "positions"), ("share", "steps")),
 }
-VALUES = {"layers": ("each", "reversed", "last", "at once"), "hidden": ("trained", "untrained")}
-REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf)}  # of extensions
+VALUES = {"layers": ("each", "reversed", "last", "at once"), "keep": ("all", *mediation.KEPT),
+          "hidden": ("trained", "untrained", "support", "wrong samples"),
+          "projection": ("gaussian", "rademacher", "orthonormal", "pca", "neurons")}  # fmt: skip
+REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf),
+         "told": (0.01, 1.0)}  # fmt: skip  # of extensions
 UNTRAINED = 5000  # added to a teacher's seed: the seed of its untrained control
 COLUMNS = ("role", "size", "teacher", "budget", "arm", "choice", "rate", "seed", "sample", "step", "samples", "flops",
            "accuracy", "loss")  # fmt: skip
@@ -72,7 +80,7 @@ class Study:
         budgets: steps of a student.
         teachers: seeds; the arms are tuned under the first.
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
-        evaluations: how many along a budget; an arm may say `evaluate_every` instead.
+        evaluations: how many along a budget; an arm or a size may say `evaluate_every` instead (the arm's goes first).
         tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
         arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the
             budget, for all stages before the last; `steps`, the same as a number; `gain` of a checkpoint; `weight`.
@@ -110,7 +118,7 @@ class Study:
             raise ValueError(f"{self.name}: unknown lab {self.lab!r}; choose one of {', '.join(LABS)}")
         if strangers := [arm for arm in self.main if arm not in self.arms]:
             raise ValueError(f"{self.name}: main arm {strangers[0]!r} is not among the arms {', '.join(self.arms)}")
-        if wrong := {key for size in self.sizes.values() for key in size} - set(self.settings):
+        if wrong := {key for size in self.sizes.values() for key in size} - {"evaluate_every", *self.settings}:
             raise ValueError(f"{self.name}: the sizes' {min(wrong)!r} is not among the settings")
         for name, arm in self.arms.items():
             if wrong := _wrong_with(arm):
@@ -144,11 +152,11 @@ class Study:
 
     def build(self, cell: Cell, runs: store.Store | None, device: str = "cpu") -> labs.Lab:
         """The lab of one cell."""
-        steps, arm = cell.budget or max(self.budgets), self.arms.get(cell.arm, {})
-        every = arm.get("evaluate_every", max(1, steps // self.evaluations))
+        steps, arm, size = cell.budget or max(self.budgets), self.arms.get(cell.arm, {}), self.sizes[cell.size]
+        every = arm.get("evaluate_every", size.get("evaluate_every", max(1, steps // self.evaluations)))
         seeds = [10 * self.teachers.index(cell.teacher) + i for i in range(1, self.students + 1)]
         own = {"steps": steps, "evaluate_every": every, "seeds": seeds, "tuning_seeds": self.tuning["seeds"]}
-        settings = {**self.settings, **self.sizes[cell.size], **own, "device": device, "profile": "study"}
+        settings = {**self.settings, **size, **own, "device": device, "profile": "study"}
         lab = LABS[self.lab](SimpleNamespace(**settings), runs=runs)
         lab.film = False
         return lab
@@ -180,12 +188,17 @@ def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mappin
     """The curriculum of an arm: `options` from the study's file, `choice` one value for each list that is tuned.
 
     "progressive" passes the checkpoint with that `gain` of the teacher's accuracy over its start. "extraction" takes
-    `layers` "each" in turn, "reversed", the "last", or all "at once", of the teacher or of an untrained one.
+    `layers` "each" in turn, "reversed", the "last", or all "at once", of the teacher or of an untrained one. `hidden`,
+    `keep` and `told` are controls: see `kdutils.probes.mediation`.
     """
     s, network, kind = lab.settings, teacher.network(), options["curriculum"]
     last = Stage(Output(network, options.get("temperature", 1.0)))
     pairs = paired_blocks(s.layers, s.layers) if hasattr(s, "layers") else [("act", "act")]
     how = {key: options[key] for key in ("positions", "normalise") if key in options}
+    if "sparse" in options:
+        how["projection"] = partial(projections.sparse, s=options["sparse"])
+    elif "projection" in options:
+        how["projection"] = getattr(projections, options["projection"])
     early, length = [], int(choice["steps"]) if "steps" in choice else round(choice.get("share", 0) * s.steps)
     if kind == "labels":
         last = Stage(Labels())
@@ -193,18 +206,30 @@ def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mappin
         last = Stage(WeightedSum(((1.0, last.signal), (choice["weight"], Hidden(network, *pairs[-1], **how)))))
     elif kind == "fitnets":
         early = [Regressed(network, *pairs[-1], **how)]
+    elif kind == "annealed":
+        early = [Output(network, heat, heat) for heat in (8.0, 4.0, 2.0)]
+    elif kind == "taid":
+        early = [Output(network, share=share) for share in (0.25, 0.5, 0.75)]
     elif kind == "progressive":
         low, high = teacher.accuracy[0, 0], teacher.accuracy[-1, 0]
         step = lab.checkpoint_near(teacher, float(low + choice["gain"] * (high - low)))
         early = [Output(teacher.network(step=step), name=f"checkpoint at step {step}")]
     elif kind == "extraction":
-        layers, source, name = options.get("layers", "each"), network, "final teacher"
-        if options.get("hidden", "trained") == "untrained":
+        layers, hidden = options.get("layers", "each"), options.get("hidden", "trained")
+        source, name = network, "final teacher"
+        if hidden in ("untrained", "support"):
             source, name = lab.untrained_teacher(seed + UNTRAINED), "an untrained network"
+            source = mediation.told(source, lab.task.support) if hidden == "support" else source
         pairs = {"last": pairs[-1:], "reversed": pairs[::-1]}.get(layers, pairs)
         early = [Hidden(source, *pair, name=name, **how) for pair in pairs]
+        if hidden == "wrong samples":
+            early = [mediation.Shuffled(signal) for signal in early]
         if layers == "at once":
             early = [WeightedSum(tuple((1.0, signal) for signal in early))]
+    if "told" in choice:
+        last = Stage(mediation.Told(last.signal, lab.task.support, choice["told"]))
+    elif options.get("keep", "all") != "all":
+        last = Stage(mediation.Redrawn(last.signal, options["keep"]))
     stages = (Stage(signal, max(1, round(length / len(early)))) for signal in early)
     return Curriculum(label(choice) or kind, (*stages, last))
 
@@ -227,20 +252,17 @@ def work(
     lab, started = study.build(cell, runs, device), time.process_time()
     teacher, result = lab.teacher(cell.teacher), {"key": key, "chosen": {}, "facts": {}}
     if cell.role == "teacher":
-        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": _optimum(lab)}
+        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": lab.optimum()}
     else:
         started, options = time.process_time(), study.arms[cell.arm]
 
-        def fit(
-            choice: Mapping[str, float], rates: Sequence[float], seeds: Sequence[int] = study.tuning["seeds"]
-        ) -> Run:
+        def fit(choice: Mapping[str, float], rates: Sequence[float], seeds: Any = study.tuning["seeds"]) -> Run:
             return lab.fit(plan(lab, teacher, options, choice, cell.teacher), seeds, rates)
 
         if cell.role == "tuning":
             lists = {key: options[key] for key in REACH if key in options}
-            found = tune(
-                fit, study.tuning["seeds"], study.tuning["rates"], lists, lab.merit, study.tuning["extensions"], REACH
-            )
+            seeds, tried, extensions = (study.tuning[key] for key in ("seeds", "rates", "extensions"))
+            found = tune(fit, seeds, tried, lists, lab.merit, extensions, REACH)
             first, *others = (arm.learning_rate for arm in sorted(found.own, key=lab.merit, reverse=True))
             ranked = [first, *(rate for rate in others if rate < first)]
             rows = [_rows(cell, lab, arm.run, arm.members, label(tried), False) for tried, arm in found.trials]
@@ -265,7 +287,7 @@ def _rows(
     cell: Cell, lab: labs.Lab, run: Run, members: Iterable[int], choice: str = "", tested: bool = True
 ) -> list[tuple]:
     """Rows of some members of a run, one an evaluation, and one of the final networks on the test samples."""
-    rows, sample = [], _test_sample(lab) if tested else None
+    rows, sample = [], lab.test_sample() if tested else None
     same = (cell.role, cell.size, cell.teacher, cell.budget, cell.arm, choice)
     for m in members:
         front = (*same, run.students.learning_rate_of(m), run.students.seed_of(m))
@@ -276,24 +298,3 @@ def _rows(
             loss, accuracy = probes.score(run.network(m), *sample)
             rows.append((*front, "test", *at[-1], accuracy, loss))
     return rows
-
-
-def _test_sample(lab: labs.Lab) -> tuple[Any, Any] | None:
-    """Samples that no choice rests on, where the lab has such: fresh sentences, or windows of a text's test part."""
-    s, draw = lab.settings, seeding.generator(0, "test", device=lab.settings.device)
-    if isinstance(lab, labs.GrammarLab):
-        return lab.task.sample(s.test_sentences, draw)
-    if isinstance(lab, labs.TextLab):
-        x, y = lab.corpora.test.windows(draw)
-        pick = torch.linspace(0, len(x) - 1, min(s.test_windows, len(x))).long()  # from all of its documents
-        return x[pick], y[pick]
-    return None
-
-
-def _optimum(lab: labs.Lab) -> dict[str, Any]:
-    """What a loss is compared with: the exact optimum on the held-out and on the test samples, where it is known."""
-    if not isinstance(lab, labs.GrammarLab):
-        return {}
-    held_out = lab.task.sample(lab.settings.held_out, seeding.generator(0, "held-out", device=lab.settings.device))
-    parts = {"held-out": held_out, "test": _test_sample(lab)}
-    return {f"optimum, {name}": lab.task.optimum(*sample)._asdict() for name, sample in parts.items()}

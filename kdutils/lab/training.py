@@ -258,12 +258,12 @@ class _Loop:
 
 def _cause(bound: Bound, x: torch.Tensor, y: torch.Tensor, seed: int) -> str | None:
     """What else than a learning rate can have made a loss that is not finite, on one batch a seed."""
-    bad = reading.nonfinite(x[seed : seed + 1])
+    bad = checks.nonfinite(x[seed : seed + 1])
     if bad is not None:
         return f"the task's inputs are not finite (batch: {bad})"
     if not y.is_floating_point() and bool((y[seed] == losses.IGNORE).all()):
         return "no position of the batch has a label"
-    bad = reading.nonfinite(bound.target(x, y))
+    bad = checks.nonfinite(bound.target(x, y))
     return None if bad is None else f"the teacher's output is not finite (batch: {bad})"
 
 

@@ -41,11 +41,13 @@ class Evidence:
     Attributes:
         threshold: the accuracy that counts as "solved".
         budget: steps of a student.
+        size: which of the study's sizes; `dataclasses.replace(study, size=...)` for another.
     """
 
     records: Records
     threshold: float
     budget: int
+    size: str = ""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -64,7 +66,13 @@ class Evidence:
 
     def by_teacher(self, arm: str, axis: str = "samples") -> list[Times]:
         """When each student of an arm solved the task, in "samples" or "flops", one `Times` a teacher."""
-        return self.records.times(arm, self.budget, self.threshold, axis)
+        return self.records.times(arm, self.budget, self.threshold, axis, self.size)
+
+    def done(self, *arms: str) -> bool:
+        """Whether the students of these arms have been trained under every teacher: a study may be under way."""
+        wanted = {(f"students {t}", f"{self.budget} steps, {arm}") for t in self.about["teachers"] for arm in arms}
+        cells = {", ".join(filter(None, (*parts, self.size))) for parts in wanted}
+        return cells <= set(self.about["cells"])
 
     def times(self, arm: str, axis: str = "samples") -> Times:
         """The same, all teachers in one."""
@@ -82,14 +90,15 @@ class Evidence:
     def chosen(self, arm: str) -> dict[str, float]:
         """What the tuning seeds chose for an arm: "rate", and a value for each of its lists."""
         first = self.about["teachers"][0]
-        found = self.about["cells"][f"tuning {first}, {self.budget} steps, {arm}"]["chosen"]
+        parts = f"tuning {first}", f"{self.budget} steps, {arm}", self.size
+        found = self.about["cells"][", ".join(filter(None, parts))]["chosen"]
         return {"rate": found["rates"][0], **found["choice"]}
 
     def trials(self, arm: str) -> dict[str, tuple[float, list[float]]]:
         """What the tuning of an arm saw: for each choice, such as "steps 50", its best learning rate, and when each
         tuning seed solved the task, in samples (inf where it did not)."""
         t = self.records.table
-        t = t[(t.role == "tuning") & (t.budget == self.budget) & (t.arm == arm)]
+        t = t[(t.role == "tuning") & (t.budget == self.budget) & (t.arm == arm) & (t["size"] == self.size)]
         found: dict[str, tuple[float, list[float]]] = {}
         for (choice, rate), rows in t.groupby(["choice", "rate"]):
             reached = rows[rows.accuracy >= self.threshold].groupby("seed").samples.min()
@@ -101,7 +110,7 @@ class Evidence:
     def teachers(self, axis: str = "samples") -> Times:
         """When each teacher solved the task; the limit is its whole training."""
         t = self.records.table
-        t = t[(t.role == "teacher") & (t["sample"] == "held-out")]
+        t = t[(t.role == "teacher") & (t["sample"] == "held-out") & (t["size"] == self.size)]
         reached = t[t.accuracy >= self.threshold].groupby("teacher")[axis].min()
         values = reached.reindex(self.about["teachers"]).fillna(np.inf).to_numpy(dtype=float)
         return Times(values, float(t[axis].max()))

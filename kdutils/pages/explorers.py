@@ -1,7 +1,8 @@
 """Controls that work without a kernel: each carries the numbers of recorded runs with it.
 
 A function takes runs or arms and returns an `Explorer`; displaying it shows the controls, in a notebook and on a
-static page alike. What is drawn is `Explorer.data`, rounded to three digits; the drawing itself is `explorers.js`.
+static page alike. What is drawn is `Explorer.data`, rounded to three digits; the drawing itself is `explorers.js`,
+with the kit of `drawing.js`.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ PROBE = 20_000  # samples a spectrum is estimated on
 class Explorer(anywidget.AnyWidget):
     """Controls and drawings over plain data; `kind` says which of `explorers.js` draws it."""
 
-    _esm = Path(__file__).with_name("explorers.js")
+    _esm = "\n".join(Path(__file__).with_name(f"{part}.js").read_text("utf-8") for part in ("drawing", "explorers"))
     _css = Path(__file__).with_name("explorers.css")
     kind = traitlets.Unicode().tag(sync=True)
     payload = traitlets.Unicode().tag(sync=True)

@@ -7,36 +7,46 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from kdutils.curriculum import Curriculum
-from kdutils.lab.stats import Arm, Times
+from kdutils.lab.stats import Arm, Estimate, Times
 from kdutils.pages import files
 
 # Okabe and Ito's colours (2008), told apart with any colour vision; dashes and markers tell them apart without.
 COLOURS = {
     "labels": "#767676", "one-shot": "#D55E00", "progressive": "#0072B2", "extraction": "#009E73",
-    "untrained": "#CC79A7", "teacher": "#000000",
+    "untrained": "#CC79A7", "teacher": "#000000", "joint": "#332288",
 }  # fmt: skip
 DASHES = {
     "labels": (0, (1, 1)),
     "one-shot": (0, (5, 1.5)),
     "progressive": (0, (5, 1, 1, 1)),
     "untrained": (0, (3, 1, 1, 1, 1, 1)),
+    "joint": (0, (8, 1, 2, 1)),
 }
-_SPARE = ("#A87000", "#3C8DC5", "#882255", "#117733", "#332288")
+_SPARE = ("#A87000", "#3C8DC5", "#882255", "#117733", "#661100")
 SIZE = (7.2, 4.0)  # inches: fits the page, and is still legible scaled to a phone
+DPI = 220  # of a figure that is kept as a picture of points: sharp on a screen of double density, too
 
 
 def style() -> None:
-    """Set matplotlib's defaults to the book's: white background in every theme, large type, quiet axes."""
+    """Set matplotlib's defaults to the book's: white background in every theme, large type, quiet axes.
+
+    In a notebook, figures are drawn as SVG: sharp at any size, and with nothing in them that changes from run to run.
+    """
+    if get_ipython() is not None:
+        set_matplotlib_formats("svg", metadata={"Date": None, "Creator": None})
     plt.rcParams.update({
         "figure.figsize": SIZE, "figure.dpi": 110, "savefig.dpi": 110, "figure.facecolor": "white",
         "axes.facecolor": "white", "figure.constrained_layout.use": True, "font.size": 12, "axes.titlesize": 12.5,
         "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
         "grid.alpha": 0.25, "lines.linewidth": 2.2, "legend.frameon": False,
+        "svg.hashsalt": "kdutils",
     })  # fmt: skip
 
 
@@ -45,16 +55,55 @@ def colour(name: str, spare: int = 0) -> str:
     return COLOURS.get(name, _SPARE[spare % len(_SPARE)])
 
 
-def curves(arms: Mapping[str, Arm], axis: str = "samples", ax: Axes | None = None, measure: str = "accuracy") -> Axes:
+def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 0.075) -> None:
+    """Write each curve's name beside its end, in its colour, at least `gap` of the axes' height apart.
+
+    A curve that ends further left than others has its name above its end.
+
+    Args:
+        ends: {name: (x, y)} in data coordinates.
+    """
+    ax.autoscale_view()
+    right = max(x for x, _ in ends.values())
+    within = ax.transAxes.inverted().transform(ax.transData.transform(list(ends.values())))  # (curves, 2)
+    at = dict(zip(ends, within, strict=True))
+    edge = max(x for x, _ in at.values())
+    outer = sorted((name for name in ends if ends[name][0] > 0.9 * right), key=lambda name: at[name][1])
+    places = np.array([at[name][1] for name in outer])
+    for _ in range(200):  # neighbours that are too near push each other away
+        push = np.clip(gap - np.diff(places), 0, None) / 2
+        places[:-1] -= push
+        places[1:] += push
+    for index, name in enumerate(ends):
+        beside = name in outer
+        place = (edge, places[outer.index(name)]) if beside else tuple(at[name])
+        ax.annotate(name, place, (7, 0) if beside else (0, 9), xycoords="axes fraction", textcoords="offset points",
+                    va="center" if beside else "bottom", ha="left" if beside else "center", fontsize=11,
+                    color=colour(name, index), annotation_clip=False,
+                    bbox={"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8})  # fmt: skip
+
+
+def curves(
+    arms: Mapping[str, Arm],
+    axis: str = "samples",
+    ax: Axes | None = None,
+    measure: str = "accuracy",
+    masked: bool = False,
+) -> Axes:
     """Held-out accuracy (or loss) against samples or FLOPs: the median over seeds, and every seed as a thin line.
 
-    A run that stopped early because all its members had finished is continued as a flat thin line.
+    A run that stopped early because all its members had finished is continued as a flat thin line. `masked` leaves out
+    stages that match hidden layers: the output layer has learned nothing there.
     """
     ax = plt.gca() if ax is None else ax
     end = max(getattr(arm.run, axis)[-1] for arm in arms.values())
     for index, (name, arm) in enumerate(arms.items()):
         x, shade, dash = getattr(arm.run, axis), colour(name, index), DASHES.get(name, "-")
         values = getattr(arm, measure)
+        if masked:
+            hidden = [last for signal, _, last in arm.run.stages if "` of " in signal and "output of" not in signal]
+            shown = arm.run.steps > max(hidden, default=-1)
+            x, values = x[shown], values[shown]
         ax.plot(x, values, color=shade, lw=0.7, alpha=0.35)
         median = np.median(values, 1)
         ax.plot(x, median, color=shade, ls=dash, label=name)
@@ -139,6 +188,40 @@ def solved(
     return ax
 
 
+def ratios(groups: Mapping[str, Mapping[str, Estimate]], ax: Axes | None = None, smallest: float = 1.0) -> Axes:
+    """Ratios on a logarithmic axis, a row each and a colour a group: a dot and its interval.
+
+    Where only a bound is known an open arrow stands at it, and an interval without an end goes on to the edge. Ratios
+    between `smallest` and its inverse lie in the grey band: no difference of interest.
+    """
+    ax = plt.gca() if ax is None else ax
+    shown = [found for rows in groups.values() for found in rows.values() if found.bound != "not identified"]
+    finite = [end for f in shown for end in (f.low, f.value, f.high) if 0 < end < np.inf]
+    left, right = min(finite) / 1.3, max(finite) * 1.6
+    ax.axvspan(1 / smallest, smallest, color="#999999", alpha=0.2, lw=0)
+    row, names = 0, []
+    for index, (group, rows) in enumerate(groups.items()):
+        shade = colour("", index)
+        ax.text(right, row - 0.1, group, color=shade, ha="right", va="bottom", fontsize=11)
+        row += 1
+        for name, found in rows.items():
+            if found.bound == "not identified":
+                ax.text(1, row, "nothing is known", color=shade, va="center", fontsize=10)
+            else:
+                ax.plot([max(found.low, left), min(found.high, right)], [row, row], color=shade, lw=2)
+                mark = {"": "o", "at least": ">", "at most": "<"}[found.bound]
+                ax.plot([found.value], [row], mark, color=shade, ms=8, mfc="white" if found.bound else shade, mew=2)
+            names.append((row, name))
+            row += 1
+    ax.set(xscale="log", xlim=(left, right), ylim=(row - 0.4, -0.6))
+    ax.set_yticks(*zip(*names, strict=True))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
 def against(
     sizes: Sequence[float],
     arms: Mapping[str, Sequence[Times]],
@@ -213,4 +296,5 @@ def timeline(plans: Sequence[Curriculum], steps: int, ax: Axes | None = None) ->
 def save(figure: Figure, path: Path) -> None:
     """Save a figure with nothing in the file that changes from run to run; the folder is made if need be."""
     kind = path.suffix.removeprefix(".")
-    files.write(path, lambda partial: figure.savefig(partial, format=kind, metadata={"Software": None}, dpi=150))
+    about = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    files.write(path, lambda partial: figure.savefig(partial, format=kind, metadata=about, dpi=DPI))

@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from kdutils import reading
+from kdutils import reading, seeding
 from kdutils.probes.fourier import EXACT_LIMIT, cube
+from kdutils.signals import Labels, Output, Signal, Students
 
 BLOCKS = 20  # of a sample, left out one at a time for the error bars
 PIECE = 8192  # inputs whose values are held at once
@@ -190,3 +192,33 @@ def gated(target: Views, network: nn.Module, path: str = "hidden") -> Views:
     """
     reading.module_at(network, path)
     return lambda x: target(x)[:, None] * (reading.outputs_at(network, x, (path,))[path] > 0)
+
+
+def asked(what: Signal, students: Students, task: Any, path: str = "hidden") -> Views:
+    """What the first step of `what` reads, of all students: the target of each neuron, times its gate at `path`.
+
+    For labels and outputs the target is p(0) - p(1), alike for all neurons, whose outgoing weights are taken as equal;
+    for a hidden layer it is the very projection that each student gets, gated unless the student is read at `path`
+    itself. What a student shows of its own is left out.
+
+    Args:
+        students: with one learning rate.
+        task: of two classes, with `sample` and `label`.
+    """
+    sample = [task.sample(1024, seeding.generator(s, "calibration", device=students.device)) for s in students.seeds]
+    bound = what.bind(students, *(torch.stack(part) for part in zip(*sample, strict=True)))
+    networks = [students.member(m) for m in range(len(students.seeds))]
+
+    def views(x: torch.Tensor) -> torch.Tensor:
+        many = x.expand(len(networks), *x.shape)
+        target = bound.target(many, task.label(many))
+        target = target[0] if isinstance(target, tuple) else target
+        if isinstance(what, Labels):
+            target = 1.0 - 2.0 * target[..., None]
+        elif isinstance(what, Output):
+            target = torch.tanh(target @ target.new_tensor([0.5, -0.5]))[..., None]
+        if bound.reads != (path,):
+            target = target * torch.stack([reading.outputs_at(n, x, (path,))[path] > 0 for n in networks])
+        return target.transpose(0, 1).flatten(1)
+
+    return views

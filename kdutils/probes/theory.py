@@ -126,7 +126,7 @@ def margin(noise: float) -> float:
 def saturation(margin: float, temperature: float = 1.0) -> float:
     r"""What is left of the shares of a logit difference once it has passed through the softmax: $(q / \sinh q)^2$.
 
-    For a difference of $\pm$`margin` with a small remainder, to first order in it; $q$ = margin / temperature.
+    For a difference of $\pm$`margin` with a small remainder, to leading order in it; $q$ = margin / temperature.
 
     >>> saturation(1e-6), saturation(10.0) < 1e-6
     (1.0, True)

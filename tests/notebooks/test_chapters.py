@@ -16,6 +16,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 BOOK = ROOT / "book"
 NAMES = sorted(path.stem for path in (BOOK / "text").glob("*.md"))
+WIDTH = 88  # characters of a line of code
 GRADES = ["easy", "medium", "research"]
 
 
@@ -105,8 +106,21 @@ def test_code_cells_are_short_executed_and_figures_described(name):
         assert cell.execution_count, f"not executed: {cell.source[:60]!r}"
         assert not any(o.output_type == "error" for o in cell.outputs)
         assert not any(o.get("name") == "stderr" for o in cell.outputs), f"writes to stderr: {cell.source[:60]!r}"
-        if any("image/png" in o.get("data", {}) for o in cell.outputs):
+        if any(kind.startswith("image/") for o in cell.outputs for kind in o.get("data", {})):
             assert len(cell.metadata.get("mystnb", {}).get("image", {}).get("alt", "")) > 40, "describe the figure"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_code_is_at_most_as_wide_as_the_page(name):
+    """What the page shows beside its side bars; the exercises' code stands in the text, in blocks of its own."""
+    text = jupytext.read(BOOK / "text" / f"{name}.md", fmt="md:myst")
+    blocks = [c.source for c in text.cells if c.cell_type == "code"]
+    for cell in text.cells:
+        if cell.cell_type == "markdown":
+            blocks += re.findall(r"^```python\n(.*?)^```", cell.source, re.MULTILINE | re.DOTALL)
+    wide = [f"{len(line)}: {line.strip()[:60]}" for block in blocks for line in block.splitlines() if len(line) > WIDTH]
+    mend = f"lines of more than {WIDTH} characters in book/text/{name}.md, or in book/exercises/{name}.md:"
+    assert not wide, "\n".join([mend, *wide])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -164,6 +178,16 @@ def test_scorecard_in_one_word(verdicts, says):
     import scorecard
 
     assert scorecard.overall(verdicts) == says
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "says"),
+    [(["holds"], "holds"), (["holds", "fails"], "holds in part"), (["fails"], "fails"), (["unclear"], "is unclear")],
+)
+def test_statements_of_our_own_do_not_reproduce_a_theorem(verdicts, says):
+    import scorecard
+
+    assert scorecard.overall(verdicts, True) == f"not tested; our own {says}"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -246,6 +270,12 @@ def test_a_chapter_is_executed_again_only_when_something_has_changed(tmp_path, m
     assert run() == ["01_one"]
     (tmp_path / "kdutils" / "new.py").write_text("x = 1")
     assert run() == ["01_one", "02_two"]
+    (execute.TEXT / "02_two.md").write_text('budgets.study("words", "loss")')
+    assert run() == ["02_two"] and run() == []
+    records = execute.BOOK / "results" / "studies" / "words.json"
+    records.parent.mkdir(parents=True)
+    records.write_text("{}")
+    assert run() == ["02_two"] and run() == []
 
 
 def test_text_sent_in_pieces_is_joined():

@@ -35,8 +35,10 @@ def test_template_follows_the_plan(tree, monkeypatch):
         test_chapters.test_nothing_is_left_to_fill_in("88_vision")
     for cell in chapter.cells:
         if cell.cell_type == "code":
+            assert all(len(line) <= test_chapters.WIDTH for line in cell.source.splitlines())
             compile(cell.source.replace("%pip", "pass  #"), "template", "exec")
-    contents = [c["file"] for c in yaml.safe_load((tree / "_toc.yml").read_text(encoding="utf-8"))["chapters"]]
+    parts = yaml.safe_load((tree / "_toc.yml").read_text(encoding="utf-8"))["parts"]
+    contents = [c["file"] for part in parts for c in part["chapters"]]
     numbered = [name for name in contents if name[5:7].isdigit()]
     assert "book/88_vision" in numbered and numbered == sorted(numbered)
 

@@ -1,9 +1,11 @@
 // Open pages in one headless Chromium and report what a reader would trip over, one JSON line a page.
 // node visit.mjs CHROMIUM SCREENSHOTS page.html ...   (SCREENSHOTS: a folder, or "-")
-// Each page is loaded once, then looked at wide and light, wide and dark, and at a phone's 360 px.
+// Each page is loaded once, then looked at wide and light, wide and dark, at a tablet's 768 px, and at a phone's 360 px.
 import { createRequire } from "node:module";
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import fs from "node:fs";
 import path from "node:path";
+import zlib from "node:zlib";
 const require = createRequire(path.join(process.env.NODE_HOME, "x.js"));
 const { chromium } = require("playwright-core");
 const { AxeBuilder } = require("@axe-core/playwright");
@@ -53,6 +55,34 @@ const sideways = () => {
   return [`page is ${root.scrollWidth} px wide`, ...out.slice(-3).map((e) => e.outerHTML.slice(0, 120))];
 };
 
+// Lines of code or output that end at the edge with nothing to show that they go on, and, where `fits` is given, lines
+// of no more characters than that which do not fit.
+const cut = (fits) => [...document.querySelectorAll("main pre")].filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1).flatMap((e) => {
+  const style = getComputedStyle(e), longest = Math.max(...e.textContent.split("\n").map((line) => line.length));
+  const shown = ["auto", "scroll"].includes(style.overflowX) && style.backgroundAttachment.includes("local");
+  return [...(shown ? [] : [`not shown to go on: ${e.textContent.slice(0, 60)}`]), ...(longest <= fits ? [`${longest} characters do not fit: ${e.textContent.slice(0, 60)}`] : [])];
+});
+
+// Equations that reach below their number.
+const covered = () => [...document.querySelectorAll("main .math > .eqno")].filter((number) => {
+  const box = number.parentElement.querySelector("mjx-container")?.getBoundingClientRect(), mine = number.getBoundingClientRect();
+  return box && number.checkVisibility() && box.right > mine.left + 1 && mine.right > box.left && box.bottom > mine.top && mine.bottom > box.top;
+}).map((number) => number.parentElement.id || number.textContent);
+
+// Images that wait until they are near are loaded at once, for the pictures of whole pages.
+const loadAll = async () => {
+  const waiting = [...document.querySelectorAll(".bd-article img")].filter((i) => i.loading === "lazy");
+  for (const image of waiting) image.loading = "eager";
+  await Promise.allSettled([...document.images].map((i) => i.decode()));
+  return waiting.length;
+};
+
+// Bytes of files as a server sends them: text is compressed, pictures and fonts are so already.
+const sent = (files) => [...files].reduce((sum, file) => {
+  const bytes = fs.readFileSync(file);
+  return sum + (/\.(html|css|m?js|svg|json|txt)$/.test(file) ? zlib.gzipSync(bytes).length : bytes.length);
+}, 0);
+
 // What paper would show and should not, or should and does not.
 const printed = () => [
   ...[...document.querySelectorAll(".bd-sidebar, .bd-header-article, .prev-next-footer, footer, button")].filter((e) => e.checkVisibility()).map((e) => `shown: ${e.className}`),
@@ -71,11 +101,13 @@ async function axe(page, builder) {
 for (const file of pages) {
   const name = path.basename(file, ".html");
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: "light" });
-  const found = { page: name, outside: [], failed: [], console: [], sideways: {}, axe: {} };
+  const found = { page: name, outside: [], failed: [], console: [], sideways: {}, cut: {}, covered: {}, axe: {} };
+  const files = new Set();
   await context.route(/^(?!file:|data:|blob:|about:)/, (route) => { found.outside.push(route.request().url()); return route.abort(); });
   const page = await context.newPage();
   page.setDefaultTimeout(GIVE_UP);
   page.on("requestfailed", (r) => { if (/^(file|data|blob):/.test(r.url())) found.failed.push(r.url()); });
+  page.on("request", (r) => { if (r.url().startsWith("file:")) files.add(fileURLToPath(r.url().split(/[?#]/)[0])); });
   page.on("console", (m) => { if (m.type() === "error") found.console.push(m.text()); });
   page.on("pageerror", (e) => found.console.push(e.message));
   const shoot = (kind) => shots === "-" ? null : page.screenshot({ path: path.join(shots, `${name}-${kind}.png`), fullPage: true });
@@ -84,7 +116,16 @@ for (const file of pages) {
   await page.waitForFunction(settled, null, { timeout: GIVE_UP }).catch(() => {}); // what never settles shows in the report
   await page.evaluate(atRest);
   Object.assign(found, await page.evaluate(look));
-  found.sideways.desktop = await page.evaluate(sideways);
+  const needed = await page.evaluate(() => [...document.querySelectorAll("link[rel=stylesheet], script[src]:not([defer]):not([async])")].map((e) => e.href ?? e.src));
+  found.weight = { before: sent(new Set([file, ...needed.filter((u) => u.startsWith("file:")).map((u) => fileURLToPath(u.split(/[?#]/)[0]))])) };
+  found.lazy = { all: await page.evaluate(() => document.querySelectorAll(".bd-article img").length), waiting: await page.evaluate(loadAll) };
+  found.weight.all = sent([...files].filter((f) => fs.existsSync(f)));
+  const measure = async (width, fits) => {
+    found.sideways[width] = await page.evaluate(sideways);
+    found.cut[width] = await page.evaluate(cut, fits);
+    found.covered[width] = await page.evaluate(covered);
+  };
+  await measure("desktop", 88);
   found.axe.light = await axe(page, (b) => b.withTags(["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]));
   await shoot("desktop");
 
@@ -92,14 +133,17 @@ for (const file of pages) {
   await page.evaluate(() => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = "dark"; });
   await page.evaluate(atRest); // colours fade
   found.axe.dark = await axe(page, (b) => b.withRules(["color-contrast"]));
+  found.dark = await page.evaluate(() => [...document.querySelectorAll("div.cell_output img, .bd-article figure img")].map((i) => getComputedStyle(i).filter)[0] ?? "");
   await shoot("dark");
 
   await page.emulateMedia({ colorScheme: "light" });
   await page.evaluate(() => { document.documentElement.dataset.mode = document.documentElement.dataset.theme = "light"; });
-  await page.setViewportSize({ width: 360, height: 780 });
-  await page.evaluate(atRest);
-  found.sideways.phone = await page.evaluate(sideways);
-  await shoot("phone");
+  for (const [kind, width, height] of [["tablet", 768, 1024], ["phone", 360, 780]]) {
+    await page.setViewportSize({ width, height });
+    await page.evaluate(atRest);
+    await measure(kind, 0);
+    await shoot(kind);
+  }
 
   await page.emulateMedia({ media: "print" });
   await page.setViewportSize({ width: 700, height: 990 });

@@ -16,8 +16,9 @@ from kdutils.lab.stats import Arm, Times
 from kdutils.lab.training import DivergenceError, train
 from kdutils.losses import distillation_loss
 from kdutils.probes import two_phase
+from kdutils.probes.mediation import Shuffled
 from kdutils.reading import OUTPUT
-from kdutils.signals import Hidden, Labels, Output, Shuffled
+from kdutils.signals import Hidden, Labels, Output
 from kdutils.tasks.models import MLP
 from kdutils.tasks.parity import SparseParity
 
@@ -182,7 +183,7 @@ def test_an_unfinished_size_makes_the_exponent_a_bound() -> None:
     sizes = [10, 20]
     fit = stats.exponent(sizes, [times([100] * 5), times([np.inf] * 3 + [300] * 2, 400)])
     assert fit.bound and fit.value == pytest.approx(2)
-    assert (fit - stats.exponent(sizes, [times([1] * 5)] * 2)).bound
+    assert stats.difference(fit, stats.exponent(sizes, [times([1] * 5)] * 2)).bound
     with pytest.raises(ValueError, match="two sizes"):
         stats.exponent([10, 10], [times([1] * 5)] * 2)
 

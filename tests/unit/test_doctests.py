@@ -9,6 +9,7 @@ import kdutils
 MODULES = sorted(module.name for module in pkgutil.walk_packages(kdutils.__path__, "kdutils."))
 WITH_EXAMPLES = {
     "kdutils.curriculum",
+    "kdutils.distiller",
     "kdutils.losses",
     "kdutils.seeding",
     "kdutils.lab.cost",

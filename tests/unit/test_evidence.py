@@ -1,7 +1,10 @@
 """What a page shows of a study: read from the committed records, and nothing where there are none."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -71,3 +74,38 @@ def test_curves_end_at_the_share_that_finished(study):
     said = " ".join(text.get_text() for text in ax.texts)
     assert all(arm in said for arm in arms) and study.solved("one-shot") in said
     plt.close(figure)
+
+
+def test_an_arm_is_done_when_it_is_under_every_teacher(study):
+    assert study.done("labels", "extraction") and not study.done("labels", "no such arm")
+    cells = {
+        name: about for name, about in study.about["cells"].items() if name != "students 1001, 60000 steps, labels"
+    }
+    fewer = SimpleNamespace(about={**study.about, "cells": cells})
+    assert not replace(study, records=fewer).done("labels") and replace(study, records=fewer).done("extraction")
+    assert not replace(study, size="d=30, k=4").done("labels")
+
+
+def test_a_size_is_read_alone():
+    found = evidence.study("parity_map", 0.6, folder=FOLDER / "smoke")
+    size = replace(found, size="d=12, k=3")
+    assert size.done("labels", "extraction") and not found.done("labels")
+    assert len(size.times("labels").values) == 2 and set(size.chosen("extraction")) == {"rate", "steps"}
+    assert size.trials("labels") and len(size.teachers().values) == 1
+
+
+def test_ratios_show_bounds_as_such():
+    known, least = Estimate(2.0, 1.5, 3.0, "", 3, 15), Estimate(9.0, 7.0, np.inf, "at least", 3, 15)
+    nothing = Estimate(np.nan, 0.0, np.inf, "not identified", 3, 15)
+    ax = plots.ratios(
+        {"some": {"known": known, "least": least}, "others": {"nothing": nothing}}, plt.figure().gca(), 1.5
+    )
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["known", "least", "nothing"]
+    lines = {line.get_marker(): line for line in ax.lines if line.get_marker() != "None"}
+    assert lines["o"].get_xdata() == [2.0] and lines["o"].get_markerfacecolor() != "white"
+    assert lines[">"].get_xdata() == [9.0] and lines[">"].get_markerfacecolor() == "white"
+    whiskers = [line.get_xdata() for line in ax.lines if line.get_marker() == "None"]
+    assert [1.5, 3.0] in [list(ends) for ends in whiskers]
+    assert max(ends[1] for ends in whiskers) == ax.get_xlim()[1]  # an interval without an end goes on to the edge
+    assert any(text.get_text() == "nothing is known" for text in ax.texts)
+    plt.close("all")

@@ -278,3 +278,15 @@ def test_a_sample_with_one_label_is_a_position() -> None:
     torch.testing.assert_close(
         losses(Hidden(teacher, positions="asked"), one, (x, y)), losses(Hidden(teacher), one, rows)
     )
+
+
+@pytest.mark.parametrize("kind", [Hidden, Regressed])
+@pytest.mark.parametrize("value", [0.0, 3.7], ids=["dead", "constant"])
+def test_a_layer_that_does_not_vary_is_refused(kind: Callable[..., Signal], value: float) -> None:
+    """Rounding alone would otherwise be blown up to the size of a signal."""
+    teacher, students = MLP(6, 24), Ensemble(partial(MLP, 6, 8), (1, 2), (0.1,))
+    nn.init.zeros_(teacher.hidden.weight)
+    nn.init.constant_(teacher.hidden.bias, value)
+    x = torch.randn(2, 16, 6, generator=seeding.generator(0, "x"))
+    with pytest.raises(ValueError, match=r"`act` of final teacher.* is the same for the whole calibration sample"):
+        kind(teacher).bind(students, x)

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -75,6 +77,22 @@ def test_curves(ax: Axes, arms: dict[str, Arm], axis: str) -> None:
     np.testing.assert_allclose(median.get_ydata(), [0.5, 0.5, 0.6, 0.9])
 
 
+def test_masked_curves_start_after_hidden_stages(ax: Axes, arms: dict[str, Arm]) -> None:
+    run = arms["one-shot"].run
+    plain = run.stages
+    first = int(run.steps[1])
+    for signal, left_out in (
+        ("gaussian projection of `act` of final teacher", 2),
+        ("`act` of final teacher through a learned regressor", 2),
+        ("0.1 x gaussian projection of `act` of final teacher + 1 x output of final teacher", 0),
+        ("output of checkpoint at step 5", 0),
+    ):
+        run.stages = [(signal, 0, first), *((name, first, last) for name, _, last in plain)]
+        plots.curves(arms, ax=ax, masked=True)
+        median = [line for line in ax.lines if line.get_label() == "one-shot"][-1]
+        np.testing.assert_array_equal(median.get_xdata(), run.samples[left_out:])
+
+
 @pytest.mark.parametrize("axis", ["samples", "flops"])
 def test_times(ax: Axes, arms: dict[str, Arm], axis: str) -> None:
     plots.times(arms, 0.95, axis, ax)
@@ -149,3 +167,34 @@ def test_saving_twice_gives_the_same_bytes(ax: Axes, tmp_path: Path) -> None:
         plots.save(ax.figure, path)
     first, second = (path.read_bytes() for path in paths)
     assert first == second and len(first) > 1000
+
+
+def test_the_same_figure_is_the_same_file(tmp_path: Path, arms: dict[str, Arm]) -> None:
+    with mpl.rc_context():
+        plots.style()
+        for name in ("one.svg", "two.svg", "one.png", "two.png"):
+            figure, axes = plt.subplots()
+            plots.curves(arms, ax=axes)
+            plots.save(figure, tmp_path / name)
+            plt.close(figure)
+    for kind in ("svg", "png"):
+        first, second = ((tmp_path / f"{name}.{kind}").read_bytes() for name in ("one", "two"))
+        assert first == second and b"matplotlib.org" not in first.split(b"<defs>")[0]
+
+
+def test_figures_in_a_notebook_are_sharp_and_carry_no_date(arms: dict[str, Arm]) -> None:
+    """A shell of its own, as a kernel has: what it shows of a figure is SVG alone."""
+    script = """
+import matplotlib_inline.backend_inline as inline
+from IPython.core.interactiveshell import InteractiveShell
+from kdutils.pages import plots
+shell = InteractiveShell.instance()
+plots.style()
+figure, ax = plots.plt.subplots()
+ax.plot([1, 2])
+shown, _ = shell.display_formatter.format(figure)
+assert [kind for kind in shown if kind.startswith("image/")] == ["image/svg+xml"], list(shown)
+assert "<dc:date>" not in shown["image/svg+xml"]
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,13 +1,15 @@
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
 from kdutils import seeding
-from kdutils.projections import Projection, gaussian, neurons, orthonormal, pca, rademacher
+from kdutils.projections import Projection, gaussian, neurons, orthonormal, pca, rademacher, sparse
 
+SPARSE = [partial(sparse, s=s) for s in (1, 3, 12)]
 ALL = [gaussian, rademacher, orthonormal, neurons, pca]
-RANDOM = [gaussian, rademacher, orthonormal, neurons]
+RANDOM = [gaussian, rademacher, orthonormal, neurons, *SPARSE]
 
 
 def sample(n: int = 64, width: int = 12) -> torch.Tensor:
@@ -26,15 +28,15 @@ def test_shape(projection: Projection, width: int) -> None:
 @pytest.mark.parametrize("projection", RANDOM)
 def test_the_seed_decides(projection: Projection) -> None:
     first, again, other = (projection(sample(), 5, seeding.generator(seed)) for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert torch.equal(first.to_dense(), again.to_dense())
+    assert not torch.equal(first.to_dense(), other.to_dense())
 
 
 @pytest.mark.parametrize("projection", RANDOM)
 def test_random_ones_read_nothing_but_the_width(projection: Projection) -> None:
     hidden = sample()
     first, other = (projection(h, 5, seeding.generator(0)) for h in (hidden, 3 * hidden.flip(0)[:7] + 1))
-    assert torch.equal(first, other)
+    assert torch.equal(first.to_dense(), other.to_dense())
 
 
 @pytest.mark.parametrize("projection", [orthonormal, neurons, pca])
@@ -83,6 +85,39 @@ def test_pca_ignores_a_shift_and_the_seed() -> None:
     hidden = sample()
     first, shifted = pca(hidden, 3, seeding.generator(0)), pca(hidden + 5, 3, seeding.generator(1))
     torch.testing.assert_close(first, shifted, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("s", [1, 3, 12])
+def test_sparse_rows_hold_so_many_units_and_fair_signs(s: int) -> None:
+    rows = sparse(sample(), 3000, seeding.generator(0), s)
+    assert rows.is_sparse and rows.is_coalesced()
+    found = rows.to_dense()
+    assert (found.count_nonzero(1) == s).all()
+    torch.testing.assert_close(found[found != 0].abs().unique(), torch.tensor([s**-0.5]))
+    n = 3000 * s
+    assert abs((found > 0).sum() / n - 0.5) < 5 * 0.5 / n**0.5
+    share = found.count_nonzero(0) / 3000  # every unit is in as many rows: s of 12
+    assert (share - s / 12).abs().max() <= 5 * (s / 12 * (1 - s / 12) / 3000) ** 0.5
+
+
+def test_sparse_of_all_units_is_signs() -> None:
+    found = sparse(sample(width=16), 50, seeding.generator(0), 16).to_dense()
+    assert set(found.unique().tolist()) == {-0.25, 0.25}
+
+
+@pytest.mark.parametrize("s", [0, 13])
+def test_sparse_sums_units_that_there_are(s: int) -> None:
+    with pytest.raises(ValueError, match=f"sums 1 to 12 of the teacher's units, not s={s}"):
+        sparse(sample(), 5, seeding.generator(0), s)
+
+
+@pytest.mark.parametrize("projection", [partial(sparse, s=1), partial(sparse, s=4)])
+def test_few_units_keep_the_mean_square(projection: Projection) -> None:
+    hidden = sample(n=8)
+    squares = (hidden @ projection(hidden, 20_000, seeding.generator(0)).to_dense().T).square()
+    # a row's square has the mean of h's squares; its own scatter gives the standard error
+    error = squares.std(1) / 20_000**0.5
+    assert ((squares.mean(1) - hidden.square().mean(1)).abs() < 5 * error).all()
 
 
 @pytest.mark.parametrize("projection", [gaussian, rademacher])

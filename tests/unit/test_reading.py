@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn import utils
 from torch.optim.swa_utils import AveragedModel
 
-from kdutils import reading, seeding
+from kdutils import checks, reading, seeding
 from kdutils.lab.ensemble import Ensemble
 from kdutils.reading import OUTPUT, module_at, outputs_at, read
 from kdutils.signals import Hidden, Output
@@ -287,18 +287,18 @@ def test_a_teacher_is_copied_with_what_it_remembers() -> None:
 
 def test_nonfinite_names_the_first_sample_that_counts() -> None:
     good = torch.zeros(2, 5, 3, 4)
-    assert reading.nonfinite(good) is None and reading.nonfinite(torch.zeros(2, 5).long()) is None
+    assert checks.nonfinite(good) is None and checks.nonfinite(torch.zeros(2, 5).long()) is None
     for value in (torch.nan, torch.inf, -torch.inf):
         bad = good.clone()
         bad[1, 2, 0, 3] = bad[1, 4] = value
-        assert reading.nonfinite(bad) == "sample 2 of seed number 1"
+        assert checks.nonfinite(bad) == "sample 2 of seed number 1"
         mask = torch.ones(2, 5, 3, dtype=torch.bool)
         mask[1, 2] = False
-        assert reading.nonfinite((bad, mask)) == "sample 4 of seed number 1"
-        assert reading.nonfinite((good, (bad, mask))) == "sample 4 of seed number 1"
+        assert checks.nonfinite((bad, mask)) == "sample 4 of seed number 1"
+        assert checks.nonfinite((good, (bad, mask))) == "sample 4 of seed number 1"
         mask[1, 4] = False
-        assert reading.nonfinite((bad, mask)) is None
-        assert reading.nonfinite((good, (bad, mask), (good, bad))) == "sample 2 of seed number 1"
+        assert checks.nonfinite((bad, mask)) is None
+        assert checks.nonfinite((good, (bad, mask), (good, bad))) == "sample 2 of seed number 1"
 
 
 def test_copies_are_private() -> None:

@@ -24,7 +24,8 @@ from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import SGD, Adam
 from kdutils.lab.store import Store
 from kdutils.lab.training import Run, train
-from kdutils.signals import Hidden, Labels, Output, Shuffled
+from kdutils.probes.mediation import Redrawn, Shuffled
+from kdutils.signals import Hidden, Labels, Output
 from kdutils.tasks import sampling
 from kdutils.tasks.models import MLP, Transformer
 from kdutils.tasks.parity import SparseParity
@@ -58,6 +59,7 @@ class Gated(nn.Module):
 
 def plans() -> dict[str, Curriculum]:
     redrawn, last = Hidden(WIDE, redraw=True), Stage(Labels())
+    sparse = Hidden(WIDE, projection=partial(projections.sparse, s=2))
     return {
         "labels": curriculum.from_labels(),
         "one-shot": curriculum.one_shot(WIDE),
@@ -67,6 +69,7 @@ def plans() -> dict[str, Curriculum]:
         "redrawn": Curriculum("redrawn", (Stage(redrawn, 7), Stage(Output(WIDE)))),
         "FitNets": curriculum.fitnets(WIDE, steps=7),
         "joint": curriculum.joint(WIDE, 0.1, projection=projections.rademacher),
+        "sparse": Curriculum("sparse", (Stage(sparse, 7), Stage(Redrawn(Output(WIDE), "norms"), 5), last)),
         "shuffled": Curriculum("shuffled", (Stage(Shuffled(redrawn), 7), Stage(Labels(), 5, ("readout",)), last)),
     }
 

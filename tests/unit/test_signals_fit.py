@@ -11,7 +11,8 @@ from torch import nn
 from kdutils import seeding
 from kdutils.lab.ensemble import Ensemble
 from kdutils.losses import IGNORE
-from kdutils.signals import Bound, Hidden, Labels, Output, Regressed, Shuffled, Signal, WeightedSum
+from kdutils.probes.mediation import Shuffled
+from kdutils.signals import Bound, Hidden, Labels, Output, Regressed, Signal, WeightedSum
 from kdutils.tasks.models import MLP, Transformer
 
 

@@ -72,7 +72,7 @@ def test_units_of_maps_are_channels(kind: Callable[..., Signal], dims: int, laye
     bound, loss = loss_of(kind(teacher, layer, layer, units=1), students, x)
     target, values = bound.target(x, None), students.outputs(x, (layer,))[layer]
     assert target.shape == (2, 16, *shape, 6 if kind is Regressed else 4)
-    drawn = {**bound.tensors, **bound.parameters}
+    drawn = {**bound.parameters, **bound.tensors}
     assert sorted(next(iter(drawn.values())).shape[1:]) == [4, 6] and loss.shape == (2,)
     torch.testing.assert_close(bound.loss({layer: values.flip(-1)}, target.flip(-2)), loss)
     if shape == (8, 8):

@@ -424,7 +424,6 @@ def test_differences_of_exponents_do_not_share_their_draws() -> None:
     gap = stats.difference(found, found)
     assert gap.value == 0
     assert gap.draws.var() / found.draws.var() == pytest.approx(2, rel=0.15)  # 2,000 draws: 3 % of a variance
-    assert (found - found).draws.var() == 0
 
 
 def test_a_constant_hides_a_power_law() -> None:
@@ -433,12 +432,23 @@ def test_a_constant_hides_a_power_law() -> None:
     found = stats.growth(sizes, exact)
     assert (found.value, found.constant) == (pytest.approx(2), pytest.approx(2000, rel=1e-3))
     assert found.interval() == (pytest.approx(2), pytest.approx(2))
+    assert found.at(np.array([16, 256])) == pytest.approx([2128, 34768], rel=1e-3)
     assert stats.exponent(sizes, exact).value < 1.1
     pure = [Times(np.full(5, 3.0 * s**1.5), 1e9) for s in sizes]
     assert stats.growth(sizes, pure).value == pytest.approx(stats.exponent(sizes, pure).value)
     assert stats.growth(sizes, pure).constant == pytest.approx(0, abs=1)
     with pytest.raises(ValueError, match="at least four sizes"):
         stats.growth(sizes[:3], exact[:3])
+
+
+def test_the_interval_of_a_growth_holds_the_truth_about_as_often_as_it_says() -> None:
+    """200 draws of five teachers a size: 90 % intervals hold the power in 95 % of them, standard error 2 %."""
+    rng, sizes, held = np.random.default_rng(0), (16, 23, 32, 45, 64), 0
+    for _ in range(200):
+        noisy = [Times((500 + 0.2 * s**2.5) * np.exp(0.15 * rng.normal(size=5)), 1e9) for s in sizes]
+        low, high = stats.growth(sizes, noisy, resamples=200).interval()
+        held += low <= 2.5 <= high
+    assert 0.88 < held / 200 < 1, held
 
 
 def test_kaplan_meier_by_hand() -> None:

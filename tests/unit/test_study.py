@@ -135,6 +135,30 @@ def test_numbers_are_those_of_the_lab(small: Study, tmp_path: Path) -> None:
         records.final("labels", 61)
 
 
+@pytest.mark.parametrize(
+    ("arm", "choice", "words"),
+    [
+        ({"curriculum": "extraction", "sparse": 4, "steps": [5]}, {"steps": 5}, "sparse projection of `act` of final"),
+        ({"curriculum": "extraction", "projection": "pca", "steps": [5]}, {"steps": 5}, "pca projection"),
+        ({"curriculum": "extraction", "hidden": "support", "steps": [5]}, {"steps": 5}, "of an untrained network"),
+        ({"curriculum": "extraction", "hidden": "wrong samples", "steps": [5]}, {"steps": 5}, ", of the wrong samples"),
+        ({"curriculum": "extraction", "keep": "norms", "steps": [5]}, {"steps": 5}, "from the norms of the columns"),
+        ({"curriculum": "labels", "told": [0.1]}, {"told": 0.1}, "labels, told the support (the rest x 0.1)"),
+        ({"curriculum": "annealed", "steps": [9]}, {"steps": 9}, "at temperatures 4, 4"),
+        ({"curriculum": "taid", "steps": [9]}, {"steps": 9}, "a share of 0.25"),
+    ],
+)
+def test_arms_of_chapter_6_are_what_they_say(small: Study, arm: dict, choice: dict, words: str) -> None:
+    study = replace(small, arms={"labels": arm})
+    lab = study.build(Cell("students", 0, 60, "labels"), None)
+    found = plan(lab, lab.teacher(0), arm, choice, 0)
+    assert words in str(found)
+    assert sum(stage.steps or 0 for stage in found.stages) == choice.get("steps", 0)
+    if arm.get("hidden") == "support":
+        weight = found.stages[0].signal.teacher.hidden.weight
+        assert weight[:, list(lab.task.support)].abs().min() > 0 and weight[:, 2:].abs().max() == 0
+
+
 def test_sizes_are_trained_side_by_side(small: Study, tmp_path: Path) -> None:
     """The size that changes nothing gives the numbers of a study without sizes."""
     plain, _ = run(small, tmp_path / "plain")
@@ -147,6 +171,13 @@ def test_sizes_are_trained_side_by_side(small: Study, tmp_path: Path) -> None:
         )
         np.testing.assert_array_equal(old, new)
         assert (np.array(wider) != np.array(new)).all()
+
+
+def test_a_size_says_how_often_to_evaluate_and_an_arm_overrules_it(small: Study) -> None:
+    often = replace(small, sizes={"": {"evaluate_every": 7}})
+    own = replace(often, arms={**small.arms, "labels": {"curriculum": "labels", "evaluate_every": 3}})
+    cell = Cell("students", 0, 60, "labels")
+    assert [s.build(cell, None).settings.evaluate_every for s in (small, often, own)] == [20, 7, 3]
 
 
 def test_teachers_and_their_students_differ(small: Study, tmp_path: Path) -> None:

@@ -153,6 +153,35 @@ def test_the_code_that_trains_takes_the_step_that_the_formula_predicts(d: int, k
             assert measured == pytest.approx(predicted.expected(n), abs=0.075), (name, n)
 
 
+@pytest.mark.parametrize("kind", ["labels", "output", "rank one", "act", "hidden"])
+def test_what_a_signal_asks_is_what_the_first_step_reads(kind: str) -> None:
+    """Eight students with their own gates and projections, 400 draws of data: within about four standard errors."""
+    d, k, n = 9, 2, 64
+    task = bits(d, k)
+    with seeding.global_rng(0, "teacher"):
+        teacher = MLP(d, 32)
+
+    def one_view(hidden, width, generator):
+        return torch.randn(1, hidden.shape[-1], generator=generator).expand(width, -1) / hidden.shape[-1] ** 0.5
+
+    what = {
+        "labels": Labels(), "output": Output(teacher), "rank one": Hidden(teacher, projection=one_view, scale=100.0),
+        "act": Hidden(teacher, scale=100.0), "hidden": Hidden(teacher, student_layer="hidden", scale=100.0),
+    }[kind]  # fmt: skip
+    students = Ensemble(partial(two_phase.paired, d, 16), range(8))
+    predicted = signal.of(signal.asked(what, students, task), d, task.support)
+    bound = what.bind(students, *(torch.stack(part) for part in zip(*[
+        task.sample(1024, seeding.generator(s, "calibration")) for s in range(8)], strict=True)))  # fmt: skip
+    weight = students.parameters["hidden.weight"].detach().requires_grad_(True)
+    students = students.with_parameters({**students.parameters, "hidden.weight": weight})
+    total, draw = torch.zeros(d), seeding.generator(0, "data")
+    for _ in range(400):
+        x, y = (part.expand(8, *part.shape) for part in task.sample(n, draw))
+        losses = bound.loss(students.outputs(x, bound.reads), students.spread(bound.target(x, y)))
+        total += torch.autograd.grad(losses.sum(), weight)[0].square().sum((0, 1))
+    assert (total[:k].sum() / total.sum()).item() == pytest.approx(predicted.expected(n), abs=0.04)
+
+
 # Proposition 2: gates
 
 

@@ -1,0 +1,218 @@
+"""How a curriculum is tied to one live network: an ensemble of one, what it drew, how it is told apart."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdutils import reading
+from kdutils.signals import Bound, Signal
+
+
+class One:
+    """An ensemble of one (`signals.Students`) around a live network, and the teachers it learns from, where they are.
+
+    A teacher that is read at several layers for the same inputs runs once, from the second time on.
+    """
+
+    def __init__(self, student: nn.Module, seed: int, vocabulary: int | None = None) -> None:
+        self.skeleton, self.seeds, self.vocabulary = student, (int(seed),), vocabulary
+        first = next(student.parameters(), None)
+        if first is None:
+            raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
+        self.device = first.device
+        self.stage, self.paths, self.seen, self.rows = -1, {}, {}, None
+
+    def spread(self, per_seed: Any) -> Any:
+        return per_seed
+
+    @torch.no_grad()
+    def shape_at(self, path: str, x: Any) -> torch.Size:
+        training = [module for module in self.skeleton.modules() if module.training]
+        self.skeleton.eval()
+        try:
+            values = reading.outputs_at(self.skeleton, _first(x), (path, reading.OUTPUT))[path]
+            if path == reading.OUTPUT and self.vocabulary and self.vocabulary > values.shape[-1]:
+                raise ValueError(f"the student's output has {values.shape[-1]} classes, vocabulary={self.vocabulary}")
+            return self.cut(values, path).shape
+        finally:
+            for module in training:
+                module.training = True
+
+    def cut(self, values: torch.Tensor, path: str) -> torch.Tensor:
+        """Of an output, the classes that everybody has."""
+        return values[..., : self.vocabulary] if path == reading.OUTPUT and self.vocabulary else values
+
+    def teacher(self, network: nn.Module) -> nn.Module:
+        if any(network is module for module in self.skeleton.modules()):
+            raise ValueError("the teacher is the student itself, or a part of it: give a copy (copy.deepcopy)")
+        return network.to(self.device).eval()
+
+    def enter(self, stage: int | None = None) -> None:
+        """Forget what teachers said about the last inputs; in a new stage, also what is asked of them."""
+        self.seen = {}
+        if stage is not None and stage != self.stage:
+            self.stage, self.paths = stage, {}
+
+    @torch.no_grad()
+    def read(self, teacher: nn.Module, x: Any, path: str, units: int | None = None, state: Any = None) -> torch.Tensor:
+        if teacher.training:
+            teacher.eval()
+        if state is not None:  # a narrowed pass is of one layer alone
+            found = reading.outputs_at(teacher, _first(x), (path,), state)[path]
+            return (found if units is None else found.movedim(units, -1))[None]
+        wanted = self.paths.setdefault(id(teacher), [])
+        if path not in wanted:
+            wanted.append(path)
+        held, values = self.seen.get((id(teacher), id(x)), (None, {}))
+        if held is not x or path not in values:
+            values = reading.outputs_at(teacher, _first(x), tuple(wanted))
+            self.seen[id(teacher), id(x)] = x, values
+        found = self.cut(values[path], path)
+        return (found if units is None else found.movedim(units, -1))[None]
+
+
+class Drawn(nn.Module):
+    """What a Distiller has beside its student, to be saved: the plan as text, the step, fixed tensors, regressors."""
+
+    def __init__(self, text: str, bounds: list[Bound]) -> None:
+        super().__init__()
+        self.text, self._streams = text, {}
+        self.register_buffer("plan", torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8))
+        self.register_buffer("step", torch.tensor(-1))
+        for name, tensor in _parts(bounds, "tensors").items():
+            self.register_buffer(name, tensor)
+        for name, stream in _parts(bounds, "generators").items():
+            self._streams[f"{name}/stream"] = stream
+            self.register_buffer(f"{name}/stream", stream.get_state())
+        for name, tensor in _parts(bounds, "parameters").items():
+            self.register_parameter(name, tensor)
+        self.register_state_dict_pre_hook(lambda *_: self._note_streams())
+        self.register_load_state_dict_pre_hook(_same_plan)
+        self.register_load_state_dict_post_hook(lambda *_: self._set_streams())
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], *args: Any, **kwargs: Any) -> Drawn:
+        """As of every module; but the losses hold these very tensors, so what only changed its name stays (cpu:0)."""
+        before = dict(self._buffers)
+        super()._apply(fn, *args, **kwargs)
+        for name, old in before.items():
+            new = self._buffers[name]
+            if (new.dtype, new.device.type) == (old.dtype, old.device.type) and new.device.index in (0, None):
+                self._buffers[name] = old
+        return self
+
+    def intact(self, bounds: list[Bound]) -> bool:
+        """Whether the losses still read the tensors that are held here."""
+        own = self._buffers | self._parameters
+        return all(own[n] is t for kind in ("tensors", "parameters") for n, t in _parts(bounds, kind).items())
+
+    def _note_streams(self) -> None:
+        for name, stream in self._streams.items():
+            self._buffers[name].copy_(stream.get_state())
+
+    def _set_streams(self) -> None:
+        for name, stream in self._streams.items():
+            stream.set_state(self._buffers[name].cpu())
+
+
+def _same_plan(module: Drawn, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    saved = state.get(f"{prefix}plan")
+    if saved is not None and (text := bytes(saved.cpu().tolist()).decode()) != module.text:
+        raise ValueError(f"the saved state is of another curriculum: {difference(text, module.text)}")
+    for name, units in module.named_buffers():
+        if (
+            name.endswith("/units")
+            and f"{prefix}{name}" in state
+            and not state[f"{prefix}{name}"].cpu().equal(units.cpu())
+        ):
+            raise ValueError(
+                "the saved state reads other units of the teacher: resume on the kind of device it is from"
+            )
+
+
+def difference(one: str, two: str) -> str:
+    """The first line in which two texts differ."""
+    a, b = (text.splitlines() for text in (one, two))
+    for first, second in zip(a, b, strict=False):
+        if first != second:
+            return f"{first!r}, not {second!r}"
+    return f"{len(a)} lines, not {len(b)}"
+
+
+def _parts(bounds: list[Bound], kind: str) -> dict[str, Any]:
+    return {f"{i}/{name}": value for i, bound in enumerate(bounds) for name, value in getattr(bound, kind).items()}
+
+
+def lead(x: Any) -> Any:
+    return reading.each(lambda t: t[None], x)
+
+
+def _first(x: Any) -> Any:
+    return reading.each(lambda t: t[0], x)
+
+
+def _inner(thing: Any) -> list[Any]:
+    """The values of a dataclass, and those in its tuples."""
+    values = [getattr(thing, f.name) for f in fields(thing)] if is_dataclass(thing) else []
+    return [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
+
+
+def holds(thing: Any, kind: type) -> bool:
+    pairs = thing if isinstance(thing, tuple) else _inner(thing)
+    return isinstance(thing, kind) or any(holds(part, kind) for part in pairs)
+
+
+def filled(signal: Any, units: Any, mask: Any) -> Signal:
+    """A signal, also inside others, whose hidden layers take `units` and `mask` where they do not say themselves."""
+    if isinstance(signal, tuple):
+        return tuple(filled(part, units, mask) for part in signal)
+    if not is_dataclass(signal):
+        return signal
+    changes = {f.name: filled(getattr(signal, f.name), units, mask) for f in fields(signal)}
+    if "student_layer" in changes:
+        given = units.get(signal.student_layer) if isinstance(units, Mapping) else units
+        changes["units"] = given if signal.units is None else signal.units
+        if mask is not None and signal.positions == "all":
+            changes["positions"] = partial(_masked, mask)
+    return replace(signal, **changes)
+
+
+def _masked(mask: str | Callable[[Any], torch.Tensor], x: Any) -> torch.Tensor:
+    batch = _first(x)
+    if callable(mask):
+        return lead(mask(batch))
+    if not isinstance(batch, Mapping) or mask not in batch:
+        raise ValueError(f"the batch has no entry {mask!r} to be the mask of positions")
+    return batch[mask][None]
+
+
+def described(thing: Any) -> str:
+    """What a signal is, in a line that is the same in every process: its fields, its teachers by their weights."""
+    if isinstance(thing, nn.Module):
+        return f"{type(thing).__name__} {fingerprint(thing)}"
+    if is_dataclass(thing):
+        told = [f"{f.name}={described(getattr(thing, f.name))}" for f in fields(thing) if f.name != "name"]
+        return f"{type(thing).__name__}({', '.join(told)})"
+    if isinstance(thing, tuple):
+        return f"({', '.join(map(described, thing))})"
+    if isinstance(thing, partial):
+        return f"{described(thing.func)}{described(thing.args)}{thing.keywords}"
+    return getattr(thing, "__qualname__", None) or repr(thing)
+
+
+@torch.no_grad()
+def fingerprint(network: nn.Module) -> str:
+    """Twelve characters that tell trained networks apart: names, shapes and up to 256 entries of every tensor."""
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        flat = tensor.detach().flatten()
+        some = flat[:: max(1, -(-len(flat) // 256))].cpu()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(some.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]

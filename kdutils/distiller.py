@@ -1,0 +1,182 @@
+"""A curriculum for one network in any PyTorch loop: a module that returns the loss.
+
+The signals are those of `kdutils.signals`, bound to the reader's own live network as if it were an ensemble of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from kdutils import binding, checks, reading
+from kdutils.curriculum import Curriculum
+from kdutils.signals import Bound, Labels
+
+
+class Distiller(nn.Module):
+    """`loss = distiller(batch, labels, step)`: the loss of the stage that `step` lies in, to be minimised as you like.
+
+    `student` is your own network. It stays in train mode, on its device and in your optimiser's hands: clipping, weight
+    decay, schedules, accumulation, autocast, gradient checkpointing and `torch.compile(student)` are yours. The module
+    to wrap (DistributedDataParallel with `find_unused_parameters=True`, Accelerate, FSDP2) is the Distiller. Teachers
+    are used where they are, in eval mode: never saved, wrapped or trained.
+
+    Args:
+        student: on its final device. Its parameters that a stage does not reach get no gradient (`grad` is None), so an
+            optimiser with weight decay leaves them alone, too.
+        plan: a curriculum, as from `kdutils.curriculum`.
+        total: optimiser steps in all; a last stage of open length takes what the others leave.
+        calibration: a batch that fixes the scale of hidden targets, once and for all; the same in every process.
+        calibration_labels: its labels, for hidden signals with `positions="asked"`.
+        units: the dimension that holds the units, for hidden layers that do not say themselves: a number, or
+            {student's path: number}.
+        mask: which positions count in hidden signals that do not say themselves: the name of an entry of the batch,
+            such as "attention_mask", or a function of the batch.
+        vocabulary: of the outputs, only the first so many classes: for the same token ids, padded to different sizes.
+        seed: of the projections and regressors.
+
+    Attributes:
+        drawn: what was drawn and measured at the start, the step, and learned regressors; saved beside the student.
+        starts: the first step of every stage.
+
+    Raises:
+        ValueError: when plan, student and calibration do not fit together.
+
+    >>> from kdutils import curriculum
+    >>> student, teacher = (nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2)) for width in (3, 8))
+    >>> plan = curriculum.extracted(teacher, layers=[("0", "0")], steps=10)
+    >>> distiller = Distiller(student, plan, total=30, calibration=torch.randn(16, 4))
+    >>> loss = distiller(torch.randn(5, 4), labels=torch.zeros(5, dtype=torch.long), step=0)
+    >>> loss.backward()
+    >>> loss.shape, student[0].weight.grad is None, student[1].weight.grad is None, distiller.starts
+    (torch.Size([]), False, True, [0, 10])
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        plan: Curriculum,
+        *,
+        total: int,
+        calibration: Any,
+        calibration_labels: torch.Tensor | None = None,
+        units: int | Mapping[str, int] | None = None,
+        mask: str | Callable[[Any], torch.Tensor] | None = None,
+        vocabulary: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(student, nn.Module):
+            raise ValueError(f"the student must be a torch module, not a {type(student).__name__}")
+        if type(student).__module__.startswith(("torch.nn.parallel.", "torch.distributed.fsdp.fully_sharded")):
+            raise ValueError(f"give the network itself, and wrap the Distiller in {type(student).__name__} instead")
+        lengths = plan.lengths(checks.count("total", total))
+        self.student, self.plan = student, plan
+        self.starts, self.total = [0, *accumulate(lengths)][:-1], sum(lengths)
+        self._stages = [replace(s, signal=binding.filled(s.signal, units, mask)) for s in plan.stages]
+        self._one = binding.One(student, seed, vocabulary and checks.count("vocabulary", vocabulary))
+        x, y = (binding.lead(part) for part in (calibration, calibration_labels))
+        self._bounds: list[Bound] = [stage.signal.bind(self._one, x, y) for stage in self._stages]
+        self._one.enter()
+        self._labels = [binding.holds(stage.signal, Labels) for stage in self._stages]
+        told = [
+            f"{length} steps of {binding.described(s.signal)}{s.only or ''}"
+            for length, s in zip(lengths, plan.stages, strict=True)
+        ]
+        told.append(f"seed {seed}, units {units}, mask {binding.described(mask)}, vocabulary {vocabulary}")
+        self.drawn = binding.Drawn("\n".join(told), self._bounds)
+        self._now, self._whole, self._agreed = 0, None, False
+        self._restrict()
+        self._ddp_params_and_buffers_to_ignore = [
+            f"drawn.{name}" for name, _ in self.drawn.named_buffers()
+        ]  # see _agree
+
+    def stage_at(self, step: int) -> int:
+        """Which stage a step lies in, both counted from 0; ValueError for a step that the curriculum does not have."""
+        step = step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step
+        if isinstance(step, bool) or not isinstance(step, Integral) or not 0 <= step < self.total:
+            raise ValueError(f"step {step!r} is out of range: this curriculum has steps 0 to {self.total - 1}")
+        return sum(start <= step for start in self.starts) - 1
+
+    @property
+    def step(self) -> int:
+        """The step of the last call, -1 before the first: a loop that is resumed goes on with the next."""
+        return int(self.drawn.step.item())
+
+    @torch.compiler.disable  # the student alone is compiled: it may be before, and hidden stages read it as written
+    def forward(self, batch: Any, labels: torch.Tensor | None, step: int, rows: Any = None) -> torch.Tensor:
+        """The loss (a scalar) of one batch.
+
+        Args:
+            batch: what the student and its teachers read: a tensor, a mapping (passed on by name) or a tuple.
+            labels: (batch,), or (batch, length) with `losses.IGNORE` where nothing is asked, aligned with the outputs
+                (for a causal language model, the *next* token at each position). None in stages that need none.
+            step: optimiser steps done so far; micro-batches of an accumulated step share it.
+            rows: of a recorded plan (`kdutils.recorded`), the numbers of the batch's samples in the data set.
+        """
+        self._now = self.stage_at(step)
+        if not self.student.training:
+            raise ValueError("the student is in eval mode: call train() before a step, and evaluate the student itself")
+        if labels is None and self._labels[self._now]:
+            raise ValueError(f"stage {self._now + 1} learns from labels: give them, not None")
+        self._check_place()
+        if not self._agreed:
+            self._agree()
+        bound = self._bounds[self._now]
+        self._one.enter(self._now)
+        self._one.rows = rows
+        target = bound.target(binding.lead(batch), binding.lead(labels))
+        reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
+        values = reading.outputs_at(self.student, batch, reads)
+        loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
+        self.drawn.step.fill_(int(step))
+        return loss.squeeze(0)
+
+    def _check_place(self) -> None:
+        if (where := next(self.student.parameters()).device) != self._one.device:
+            raise ValueError(f"the student has moved from {self._one.device} to {where}: build the Distiller then")
+        if not self.drawn.intact(self._bounds):
+            advice = "build it anew from its parts (and leave `distiller.drawn` out of a sharding)"
+            raise ValueError(f"the Distiller was copied, cast or sharded after it was built: {advice}")
+
+    def _agree(self) -> None:
+        """Look once at what surrounds this process: it needs the same plan and the same targets as the others."""
+        self._agreed = True
+        self._whole = any(hasattr(module, "_get_fsdp_state") for module in self.modules())
+        if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+            return
+        plans: list[Any] = [None] * distributed.get_world_size()
+        distributed.all_gather_object(plans, self.drawn.text)
+        for rank, plan in enumerate(plans):
+            if plan != plans[0]:
+                raise ValueError(
+                    f"process {rank} has another curriculum than process 0: {binding.difference(plan, plans[0])}"
+                )
+        if any(stage.only for stage in self._stages):
+            raise ValueError("stages that move only some parameters (`only`) are for a single process")
+        for tensor in self.drawn.buffers():
+            distributed.broadcast(tensor, 0)
+
+    def _restrict(self) -> None:
+        """Where a stage moves only some parameters, the others lose their gradient as soon as they have it."""
+        named = dict(self.student.named_parameters())
+        for stage in self._stages:
+            if stage.only and not any(name.startswith(stage.only) for name in named):
+                raise ValueError(f"the student has no parameter whose name starts with one of {stage.only}")
+
+        def drop(name: str, parameter: torch.Tensor) -> None:
+            only = self._stages[self._now].only
+            if only and not name.startswith(only):
+                parameter.grad = None
+
+        if any(stage.only for stage in self._stages):
+            for name, parameter in named.items():
+                if parameter.requires_grad:
+                    parameter.register_post_accumulate_grad_hook(partial(drop, name))

@@ -1,0 +1,192 @@
+"""A curriculum on transformers' Trainer, and so on Accelerate: needs the extra `[hf]`.
+
+Logging, evaluation, checkpoints, mixed precision, several GPUs or machines are the Trainer's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+from kdutils import seeding
+from kdutils.curriculum import Curriculum
+from kdutils.distiller import Distiller
+from kdutils.losses import IGNORE
+
+FILE = "curriculum.safetensors"  # in a checkpoint, beside the student: what was drawn, the step, learned regressors
+CALIBRATION = 64  # rows of the training set that fix the scale of hidden targets, unless others are given
+
+
+class CurriculumTrainer(Trainer):
+    """`transformers.Trainer`, but the loss is that of the curriculum's stage. Evaluations are the student's own.
+
+    What it saves are the student (`from_pretrained` loads it) and a small file beside it. It resumes inside a stage.
+    Adam's moments start anew with every stage, as losses of two stages differ in scale.
+
+    Args:
+        model, args, kwargs: as the Trainer's; labels of causal language models are the inputs themselves, as usual
+            there, and are shifted here.
+        curriculum: a plan, as from `kdutils.curriculum`; its budget is the Trainer's number of optimiser steps.
+        calibration: a batch without labels, the same in every process. None: the first rows of the training set.
+        mask: as in `Distiller`; "attention_mask" counts only where batches have such an entry.
+        units, vocabulary: as in `Distiller`. Its seed is `args.seed`.
+        shift_labels: whether the label of a position is that of the next one. None: for `...ForCausalLM` alone.
+        fresh_moments: whether the optimiser forgets its state at the start of a stage.
+
+    Attributes:
+        distiller: the `Distiller` around the student.
+
+    Raises:
+        ValueError: for what a Distiller refuses; several GPUs in one process; label smoothing, `compute_loss_func` or
+            `model_init`, which would be left out without a word; a checkpoint of another plan or another trainer.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: TrainingArguments,
+        *,
+        curriculum: Curriculum,
+        calibration: Any = None,
+        mask: str | Callable[[Any], torch.Tensor] | None = "attention_mask",
+        units: int | Mapping[str, int] | None = None,
+        vocabulary: int | None = None,
+        shift_labels: bool | None = None,
+        fresh_moments: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model must be the student, a torch module, not {type(model).__name__}")
+        if unused := [name for name in ("compute_loss_func", "model_init") if kwargs.get(name) is not None]:
+            raise ValueError(f"{unused[0]} has no meaning here: the curriculum says what the loss is")
+        if args.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor has no meaning here: write it as a stage of the curriculum")
+        if args.n_gpu > 1:
+            raise ValueError("several GPUs need a process each: start the program with torchrun or accelerate launch")
+        if args.ddp_find_unused_parameters is None:
+            args.ddp_find_unused_parameters = True  # a hidden stage leaves the head out
+        super().__init__(model, args, **kwargs)
+        self._set_signature_columns_if_needed()  # by the student's own forward
+        self.model_accepts_loss_kwargs = False
+        batch = self._first_rows() if calibration is None else calibration
+        batch = self._prepare_input(batch)
+        if mask == "attention_mask" and not (isinstance(batch, Mapping) and mask in batch):
+            mask = None
+        name = type(self.accelerator.unwrap_model(model)).__name__
+        self.shift_labels = name in CAUSAL.values() if shift_labels is None else shift_labels
+        self.distiller = self.model = self.model_wrapped = _Hosted(
+            self.model, curriculum, total=self._steps(), calibration=batch, mask=mask, units=units,
+            vocabulary=vocabulary, seed=args.seed,
+        )  # fmt: skip
+        if fresh_moments:
+            self.add_callback(_FreshMoments(self.distiller.starts[1:]))
+
+    def _steps(self) -> int:
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
+
+    def _first_rows(self) -> Any:
+        if self.train_dataset is None:
+            raise ValueError("without a train_dataset, give a batch for calibration")
+        with seeding.global_rng(self.args.seed, "calibration"):  # collators may draw at random
+            rows = list(islice(iter(self.train_dataset), CALIBRATION))
+            columns = self._signature_columns if self.args.remove_unused_columns else None
+            if columns and all(isinstance(row, Mapping) for row in rows):
+                rows = [{name: value for name, value in row.items() if name in columns} for row in rows]
+            batch = dict(self.data_collator(rows))
+        return {name: value for name, value in batch.items() if name not in self.label_names}
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The stage's loss in training, the student's own in evaluation."""
+        if not model.training:
+            return super().compute_loss(model, inputs, return_outputs)
+        batch = dict(inputs)
+        labels = [batch.pop(name) for name in self.label_names if name in batch]
+        if len(labels) > 1:
+            raise ValueError(f"a curriculum knows one kind of labels, not {self.label_names}")
+        loss = model(distilled=(batch, self._shifted(labels[0]) if labels else None, self.state.global_step))
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def _shifted(self, labels: torch.Tensor) -> torch.Tensor:
+        if not self.shift_labels:
+            return labels
+        return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)], 1)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and self.state.global_step:
+            logs["stage"] = self.distiller.stage_at(self.state.global_step - 1) + 1
+        super().log(logs, *args, **kwargs)
+
+    @contextmanager
+    def _as_student(self) -> Iterator[nn.Module]:
+        """A block in which the Trainer saves and loads the student alone."""
+        self.model = self.distiller.student
+        try:
+            yield self.model
+        finally:
+            self.model = self.distiller
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        drawn, prefix = self.distiller.drawn.state_dict(), "student."
+        if state_dict is not None:
+            drawn = {k.removeprefix("drawn."): v for k, v in state_dict.items() if k.startswith("drawn.")} or drawn
+            state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        with self._as_student():
+            super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            path = os.path.join(output_dir or self.args.output_dir, FILE)
+            safetensors.torch.save_file({name: value.cpu().contiguous() for name, value in drawn.items()}, path)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if not os.path.isfile(path := os.path.join(resume_from_checkpoint, FILE)) and not self.is_fsdp_enabled:
+            raise ValueError(f"{resume_from_checkpoint} has no {FILE}: it is no checkpoint of a CurriculumTrainer")
+        if os.path.isfile(path):
+            self.distiller.drawn.load_state_dict(safetensors.torch.load_file(path))
+        if self.is_fsdp_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        with self._as_student() as student:
+            super()._load_from_checkpoint(resume_from_checkpoint, student)
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            return super()._load_best_model()
+        with self._as_student():
+            super()._load_best_model()
+
+
+class _FreshMoments(TrainerCallback):
+    """The optimiser forgets its state before the first step of every later stage."""
+
+    def __init__(self, starts: list[int]) -> None:
+        self.starts = starts
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        if state.global_step in self.starts:
+            getattr(optimizer, "optimizer", optimizer).state.clear()
+
+
+class _Hosted(Distiller):
+    """A Distiller that a Trainer takes for its student: it has the student's attributes, and evaluates it."""
+
+    def forward(self, distilled: tuple | None = None, **inputs: Any) -> Any:
+        return self.student(**inputs) if distilled is None else super().forward(*distilled)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("student"), name)

@@ -1,0 +1,274 @@
+"""What a page shows of a study with several budgets: how each arm ends at each of them, against one-shot distillation.
+
+An arm counts at a budget when its students under all teachers are recorded there. Differences are between students who
+share first weights and data; a positive one says that the arm is the better one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter
+
+from kdutils.lab import stats
+from kdutils.lab.stats import Estimate
+from kdutils.pages import evidence, plots
+from kdutils.pages.studies import Records
+
+BASE = "one-shot"
+NEAR = 2.5  # budgets further apart than this factor are not read between
+
+
+def study(name: str, measure: str, folder: Path | str = "results/studies") -> Budgets | None:
+    """The `Budgets` of a study from the records beside the notebook; None, and one line that says so, without them."""
+    found = evidence.study(name, threshold=1.0, folder=folder)
+    return None if found is None else Budgets(found.records, measure)
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """The arms of a study at all its budgets.
+
+    Attributes:
+        measure: what is compared: "accuracy", in points, or "loss", in nats.
+    """
+
+    records: Records
+    measure: str
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the study's summary says: its settings, arms, teachers, cost."""
+        return self.records.about
+
+    @property
+    def smallest(self) -> float:
+        """The smallest effect of interest, stated before the run."""
+        return float(self.about["effect"]["smallest"])
+
+    @property
+    def unit(self) -> str:
+        return {"accuracy": " points", "loss": " nats"}[self.measure]
+
+    @cached_property
+    def _whole(self) -> dict[tuple[str, int], float]:
+        """{(arm, budget): operations of one student} of the arms that are recorded under all teachers."""
+        t = self.records.table
+        groups = t[(t.role == "students") & (t["size"] == "")].groupby(["arm", "budget"])
+        teachers = len(self.about["teachers"])
+        return {key: float(rows.flops.max()) for key, rows in groups if rows.teacher.nunique() == teachers}
+
+    def budgets(self, *arms: str) -> list[int]:
+        """The budgets, in steps, at which all of `arms` are recorded; left out, any arm beside one-shot."""
+        if not arms:
+            return sorted({b for a, b in self._whole if a != BASE and (BASE, b) in self._whole})
+        return sorted(set.intersection(*({b for a, b in self._whole if a == arm} for arm in arms)))
+
+    def arms(self, budget: int | None = None) -> list[str]:
+        """The arms that are recorded at a budget, or at any, in the order of the study's file."""
+        return [arm for arm in self.about["arms"] if any(a == arm and budget in (None, b) for a, b in self._whole)]
+
+    def operations(self, arm: str, budget: int) -> float:
+        """What training one student takes, its teacher's forward passes included."""
+        return self._whole[arm, budget]
+
+    def teacher_operations(self) -> float:
+        """What training one teacher takes."""
+        return float(self.records.table[self.records.table.role == "teacher"].flops.max())
+
+    def level(self, arm: str, budget: int, measure: str = "") -> Estimate:
+        """How an arm ends on test samples, a mean over teachers; losses are above the optimum where it is known."""
+        finals = self.records.final(arm, budget, measure or self.measure)
+        floor = self.optimum("loss") if (measure or self.measure) == "loss" else 0.0
+        return stats.over_teachers([values - floor for values in finals])
+
+    def optimum(self, measure: str, sample: str = "test") -> float:
+        """Loss or accuracy of the best possible model on the same samples; where nobody knows it, 0."""
+        facts = self.about["cells"][f"teacher {self.about['teachers'][0]}"].get("facts", {})
+        return float(facts.get(f"optimum, {sample}", {}).get(measure, 0.0))
+
+    def teachers(self, measure: str = "") -> np.ndarray:
+        """(teachers,) how the teachers end on the same samples; losses as in `level`."""
+        t, measure = self.records.table, measure or self.measure
+        floor = self.optimum("loss") if measure == "loss" else 0.0
+        return t[(t.role == "teacher") & (t["sample"] == "test")].sort_values("teacher")[measure].to_numpy() - floor
+
+    def _better(self, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> Estimate:
+        """How much better `a` is than `b`, student by student, in `unit`."""
+        scale = {"accuracy": 100.0, "loss": -1.0}[self.measure]
+        return stats.paired([scale * x for x in a], [scale * x for x in b])
+
+    def gain(self, arm: str, budget: int, than: str = BASE) -> Estimate:
+        """How much better an arm ends than another after as many samples, in `unit`."""
+        return self._better(*(self.records.final(one, budget, self.measure) for one in (arm, than)))
+
+    def gain_at_operations(self, arm: str, than: str, budget: int) -> Estimate | None:
+        """The same after as many operations as `than` takes for `budget`; every schedule ends where it is read.
+
+        Between two budgets of `arm` each student's end is read on a straight line over the logarithm of operations.
+        Beyond its last budget it is taken as it ended there, with less spent. None where no budget is `NEAR` enough.
+        """
+        target, known = self.operations(than, budget), self.budgets(arm)
+        spent = [self.operations(arm, b) for b in known]
+        at = int(np.searchsorted(spent, target))
+        if at == len(known) and target / spent[-1] <= NEAR:
+            last = self.records.final(arm, known[-1], self.measure)
+            return self._better(last, self.records.final(than, budget, self.measure))
+        if at in (0, len(known)) or spent[at] / spent[at - 1] > NEAR:
+            return None
+        share = math.log(target / spent[at - 1]) / math.log(spent[at] / spent[at - 1])
+        low, high = (self.records.final(arm, b, self.measure) for b in known[at - 1 : at + 1])
+        between = [(1 - share) * x + share * y for x, y in zip(low, high, strict=True)]
+        return self._better(between, self.records.final(than, budget, self.measure))
+
+    def verdict(self, found: Estimate | None) -> str:
+        """What an interval says, given the smallest effect of interest."""
+        if found is None:
+            return "not known"
+        if found.within(self.smallest):
+            return "no difference that matters"
+        if found.beyond(self.smallest) or found.beyond(-self.smallest):
+            return "better" if found.value > 0 else "worse"
+        if found.low > 0 or found.high < 0:
+            return f"{'better' if found.low > 0 else 'worse'}, perhaps by too little to matter"
+        return "unclear"
+
+    def judged(self, found: Estimate | None) -> str:
+        """The verdict in bold, and what it rests on."""
+        if found is None:
+            return "**not known** (the budgets recorded lie too far apart)"
+        return f"**{self.verdict(found)}** ({found}{self.unit})"
+
+    def says(self, arm: str, budget: int, than: str = BASE) -> str:
+        """What one budget says of an arm against another."""
+        return f"{arm}: {self.judged(self.gain(arm, budget, than))}"
+
+    def along_budgets(self, arm: str, than: str = BASE) -> str:
+        """What every budget says of an arm against another, as a list in words."""
+        known = self.budgets(arm, than)
+        return "; ".join(f"after {b:,} steps {self.judged(self.gain(arm, b, than))}" for b in known)
+
+    def share(self, arm: str, budget: int) -> str:
+        """The share of a budget that an arm spends in hidden stages, such as "15 % of 500 steps"."""
+        return f"{self.hidden(arm, budget) / budget:.0%} of {budget:,} steps".replace("%", " %", 1)
+
+    def rows(self) -> list[str]:
+        """Lines of a table: each arm at each budget, how it was tuned, how it ends, and its difference to one-shot."""
+        lines = [f"{'steps':>5}  {'arm':11}  {'ends at':>7}  {'against one-shot,' + self.unit:25} chosen by tuning"]
+        for budget in self.budgets():
+            for arm in self.arms(budget):
+                found = "" if arm == BASE else str(self.gain(arm, budget))
+                end, chosen = self.level(arm, budget).value, self.chosen(arm, budget)
+                lines.append(f"{budget:5,}  {arm:11}  {end:7.3f}  {found:25} {chosen}")
+        return lines
+
+    def chosen(self, arm: str, budget: int) -> str:
+        """What the tuning chose: its learning rate, and a value for each of its lists."""
+        found = self.about["cells"][f"tuning {self.about['teachers'][0]}, {budget} steps, {arm}"]["chosen"]
+        return ", ".join([f"rate {found['rates'][0]:g}", *(f"{k} {v:.2g}" for k, v in found["choice"].items())])
+
+    def hidden(self, arm: str, budget: int) -> int:
+        """The steps that an arm spends in stages which leave its output layer alone."""
+        if self.about["arms"][arm]["curriculum"] not in ("extraction", "fitnets"):
+            return 0
+        cell = self.about["cells"][f"students {self.about['teachers'][0]}, {budget} steps, {arm}"]
+        return int(cell["facts"]["stages"][-1][1])
+
+    # Figures
+
+    def _show(self, loss: np.ndarray | float) -> np.ndarray | float:
+        """A loss as the figures show it: above the optimum, or where nobody knows that, as perplexity."""
+        return loss if self.optimum("loss") else np.exp(loss)
+
+    def _axis(self, ax: Axes) -> None:
+        if self.optimum("loss"):
+            ax.set(ylabel="loss above the optimum", ylim=(0, None))
+            return
+        ax.set(ylabel="perplexity", yscale="log")
+        ax.yaxis.set_major_locator(FixedLocator([12, 15, 20, 25, 30, 40, 60, 100]))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+
+    def ends(self, axis: str = "samples", ax: Axes | None = None, what: str = "training samples") -> Axes:
+        """How every arm ends, against its budget in "samples" or "flops": a point is a training of its own."""
+        ax = plt.gca() if ax is None else ax
+        labels = {}
+        for arm in self.arms():
+            known = self.budgets(arm)
+            x = [b * self.about["settings"]["batch"] if axis == "samples" else self.operations(arm, b) for b in known]
+            found = [self.level(arm, b, "loss") for b in known]
+            y = [self._show(one.value) for one in found]
+            ends = np.array([[self._show(end) for end in one.interval] for one in found]).T
+            style = {"color": plots.colour(arm), "ls": plots.DASHES.get(arm, "-")}
+            ax.errorbar(x, y, np.abs(ends - y), marker="o", ms=5, capsize=3, **style)
+            labels[arm] = (x[-1], y[-1])
+        teacher = self._show(float(self.teachers("loss").mean()))
+        ax.axhline(teacher, color="k", ls=":", lw=1)
+        ax.annotate("teachers", (0, teacher), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+                    fontsize=10)  # fmt: skip
+        ax.set(xscale="log", xlabel=what if axis == "samples" else "operations (teacher's forward passes included)")
+        if axis == "samples":
+            ax.set_xticks(sorted({b * self.about["settings"]["batch"] for b in self.budgets()}))
+        else:
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+        self._axis(ax)
+        if axis == "samples":  # where the curves end one above the other
+            plots.name_ends(ax, labels)
+        return ax
+
+    def gains(self, ax: Axes | None = None, shift: float = 0.08) -> Axes:
+        """Differences to one-shot with their intervals, against the budget; shaded: too small to matter."""
+        ax = plt.gca() if ax is None else ax
+        known = self.budgets()
+        arms = [arm for arm in self.arms() if arm != BASE and self.budgets(arm, BASE)]
+        ax.axhspan(-self.smallest, self.smallest, color="#999999", alpha=0.25, lw=0)
+        ax.axhline(0, color=plots.colour(BASE), ls=plots.DASHES[BASE], lw=1.5)
+        right = len(known) - 1 + shift * (len(arms) - 1) / 2
+        labels = {BASE: (right, 0.0)}
+        for row, arm in enumerate(arms):
+            own = self.budgets(arm, BASE)
+            x = [known.index(b) + shift * (row - (len(arms) - 1) / 2) for b in own]
+            found = [self.gain(arm, b) for b in own]
+            y = np.array([one.value for one in found])
+            error = np.abs(np.array([one.interval for one in found]).T - y)
+            ax.errorbar(x, y, error, color=plots.colour(arm), ls=plots.DASHES.get(arm, "-"), lw=1.2, marker="o", ms=6,
+                        capsize=4, elinewidth=2)  # fmt: skip
+            labels[arm] = (right if own[-1] == known[-1] else x[-1], y[-1])
+        ax.set(xlabel="steps of training", ylabel=f"better than one-shot,{self.unit}", xlim=(-0.3, len(known) - 0.7))
+        ax.set_xticks(range(len(known)), [f"{b:,}" for b in known])
+        plots.name_ends(ax, labels)
+        return ax
+
+    def along(self, budget: int, ax: Axes | None = None, shaded: str = "extraction") -> Axes:
+        """Held-out loss along one budget, the median over all students; hidden stages are left out.
+
+        Those of the arm `shaded` are shaded.
+        """
+        ax = plt.gca() if ax is None else ax
+        floor, labels = self.optimum("loss", "held-out"), {}
+        for arm in self.arms(budget):
+            tables, start = self.records.students(arm, budget), self.hidden(arm, budget)
+            loss = np.concatenate([t.pivot(index="seed", columns="step", values="loss").to_numpy() for t in tables])
+            steps = np.sort(tables[0].step.unique())
+            shown = steps > start
+            y = self._show(np.median(loss, 0)[shown] - floor)
+            ax.plot(steps[shown], y, color=plots.colour(arm), ls=plots.DASHES.get(arm, "-"))
+            if arm == shaded:
+                ax.axvspan(0, start, color=plots.colour(arm), alpha=0.12, lw=0)
+                ax.annotate(f"{arm}:\nhidden stages", (start / 2, 0.03), xycoords=("data", "axes fraction"),
+                            fontsize=10, color=plots.colour(arm), ha="center")  # fmt: skip
+            labels[arm] = (steps[-1], y[-1])
+        ax.set(xlabel="step", xlim=(0, budget))
+        self._axis(ax)
+        plots.name_ends(ax, labels)
+        return ax

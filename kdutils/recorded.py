@@ -1,0 +1,266 @@
+"""Teachers that are run once: what a curriculum asks of them, on disk, for students that train without them.
+
+Because a projection is fixed, a recorded hidden target is as wide as the *student's* layer. Of an output the likeliest
+classes are kept, and what the rest adds up to. A record fits one plan, width, seed and data set, row by row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+from torch.utils.data import default_collate
+
+from kdutils import binding, checks, losses, reading, shards
+from kdutils.curriculum import Curriculum, Stage
+from kdutils.signals import Bound, Hidden, Labels, Output, Regressed, Signal, Students, WeightedSum
+
+
+def record(
+    plan: Curriculum,
+    student: nn.Module,
+    rows: Sequence[Any],
+    folder: str | os.PathLike[str],
+    *,
+    calibration: Any,
+    calibration_labels: torch.Tensor | None = None,
+    top_k: int | None = 32,
+    batch: int = 32,
+    shard: int = 1024,
+    collate: Callable[[list[Any]], Any] = default_collate,
+    units: int | Mapping[str, int] | None = None,
+    mask: str | Callable[[Any], torch.Tensor] | None = None,
+    vocabulary: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Run the teachers of `plan` over `rows`, once, and write what each stage asks of them. Call it again to go on.
+
+    Numbers are kept in half precision: a hidden target, whose root mean square is 1, within 0.05 % of its size, a
+    probability p within 0.05 % of itself times log(1/p).
+
+    Args:
+        student: gives the widths; it is not trained, and any network of its shape may learn from the record.
+        rows: a data set, indexed by numbers; what is drawn anew at each reading (augmentation, masking) does not fit.
+        folder: made if need be. A shard is written whole or not at all, and its checksum is kept.
+        top_k: classes of an output to keep; the others' probability is kept as one number. None: all.
+        batch, shard: rows that are read at once, and that share a file.
+        collate: from a list of rows to a batch as the student reads it, a pair of it and labels, or a mapping with
+            "labels"; all batches have the same length.
+        calibration, calibration_labels, units, mask, vocabulary, seed: as in `Distiller`.
+
+    Raises:
+        ValueError: for signals that cannot be recorded, or a folder with another plan's, teacher's or data set's.
+    """
+    folder, batch, shard = Path(folder), checks.count("batch", batch), checks.count("shard", shard)
+    one = binding.One(student, seed, vocabulary)
+    first = binding.lead(calibration), binding.lead(calibration_labels)
+    stages, found = _stages(plan)
+    told = f"seed {seed}, units {units}, mask {binding.described(mask)}, vocabulary {vocabulary}, top_k {top_k}"
+    about = {
+        "name": plan.name, "stages": stages, "settings": told, "rows": len(rows), "shard": shard, "shards": {},
+        "calibration": shards.sums(first[0]).tolist(), "leaves": {name: _spec(s, units) for name, s in found.items()},
+    }  # fmt: skip
+    found = {name: binding.filled(signal, units, mask) for name, signal in found.items()}
+    bounds = {name: signal.bind(one, *first) for name, signal in found.items()}
+    about["shapes"] = [list(t.shape) for bound in bounds.values() for t in bound.tensors.values()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / shards.ABOUT).exists():
+        about["shards"] = shards.same(shards.read(folder), about, folder)["shards"]
+    for start in range(0, len(rows), shard):
+        name = f"{start:010d}.safetensors"
+        if name in about["shards"] and (folder / name).exists():
+            continue
+        parts = []
+        for i in range(start, min(start + shard, len(rows)), batch):
+            read = collate([rows[j] for j in range(i, min(i + batch, start + shard, len(rows)))])
+            x, y = _split(read)
+            parts.append(_targets(one, bounds, found, top_k, reading.each(lambda t: t.to(one.device), x), y))
+        if bad := {k for part in parts for k in part if part[k].shape[1:] != parts[0][k].shape[1:]}:
+            raise ValueError(f"batches differ in length at {sorted(bad)}: let `collate` pad all of them to the same")
+        whole = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
+        shards.write(folder / name, safetensors.torch.save(whole))
+        about["shards"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        shards.write(folder / shards.ABOUT, json.dumps(about, indent=1).encode())
+
+
+def plan(folder: str | os.PathLike[str], of: Curriculum | None = None) -> Curriculum:
+    """The curriculum that was recorded in `folder`, without a teacher in memory; steps then need `rows`.
+
+    Args:
+        of: the live plan, if it is at hand: ValueError unless the record is of this very plan and its teachers.
+    """
+    about, folder = shards.read(Path(folder)), Path(folder)
+    if len(about["shards"]) * about["shard"] < about["rows"]:
+        done = len(about["shards"]) * about["shard"]
+        raise ValueError(f"{folder} holds {done} of {about['rows']} rows: call record again, it goes on there")
+    if of is not None:
+        stages, found = _stages(of)
+        leaves = {name: leaf["about"] for name, leaf in about["leaves"].items()}
+        mine = {"stages": stages, "leaves": {name: binding.described(signal) for name, signal in found.items()}}
+        shards.same({"stages": about["stages"], "leaves": leaves}, mine, folder)
+    targets = shards.Targets(folder, about)
+
+    def signal(tree: Any) -> Signal:
+        if tree == "labels":
+            return Labels()
+        if isinstance(tree, str):
+            spec = about["leaves"][tree]
+            return (RecordedOutput if spec["kind"] == "Output" else RecordedLayer)(tree, spec["about"], targets)
+        return WeightedSum(tuple((weight, signal(part)) for weight, part in tree))
+
+    stages = (Stage(signal(s["signal"]), s["steps"], tuple(s["only"])) for s in about["stages"])
+    return Curriculum(about["name"], tuple(stages))
+
+
+@dataclass(frozen=True)
+class RecordedLayer:
+    """`Hidden` or `Regressed`, of targets that were recorded under `key`."""
+
+    key: str
+    about: str
+    targets: shards.Targets
+
+    def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
+        spec = self.targets.about["leaves"][self.key]
+        units, layer = spec["units"], spec["layer"]
+        width = reading.shapes(students, layer, x, units)[0][-1]
+        recorded = self.targets.shard(0)[f"{self.key}/values"].shape[-1]
+        kind, more = (Hidden, {"normalise": spec["normalise"]}) if spec["kind"] == "Hidden" else (Regressed, {})
+        if kind is Hidden and width != recorded:
+            raise ValueError(f"{layer!r} of the student is {width} wide, the targets were recorded for {recorded}")
+        signal = kind(nn.Identity(), reading.OUTPUT, layer, units=units, **more)  # its loss is that of the live signal
+        sample = torch.tensor([[[1.0], [-1.0]]], device=students.device).expand(
+            1, 2, recorded
+        )  # the loss needs no more
+        _, compare, drawn, _ = signal._start(students, sample, None, width)
+
+        def target(x: Any, y: Any) -> Any:
+            found = self.targets.get(students, x, self.key)
+            return losses.pair(found["values"].float(), found.get("mask"))
+
+        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
+            return compare(*reading.pairs(values[layer], target, units))
+
+        return Bound((layer,), target, loss, drawn.get("parameters", {}))
+
+    def __str__(self) -> str:
+        return f"{self.targets.about['leaves'][self.key]['told']}, recorded"
+
+
+@dataclass(frozen=True)
+class RecordedOutput:
+    """`Output`, of the likeliest classes: the divergence between them and one class that stands for all others."""
+
+    key: str
+    about: str
+    targets: shards.Targets
+
+    def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
+        spec, first = self.targets.about["leaves"][self.key], self.targets.shard(0)
+        losses.check_classes(reading.classes(students, x, y), int(first[f"{self.key}/classes"][0]))
+        heat = spec["heat"]
+
+        def target(x: Any, y: Any) -> Any:
+            found = self.targets.get(students, x, self.key)
+            log_p, ids = found["log_p"].float().log_softmax(-1), found.get("ids")
+            asked = y != losses.IGNORE if log_p.dim() > 3 and isinstance(y, torch.Tensor) else None
+            return log_p, None if ids is None else ids.long(), asked
+
+        def compare(own: torch.Tensor, log_p: torch.Tensor, *ids: torch.Tensor) -> torch.Tensor:
+            own = losses.tempered(own, heat)
+            for top in ids:
+                rest = own.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)
+                own = torch.cat([own.gather(-1, top), rest], -1)
+            return heat**2 * losses.divergence(own, log_p, 1.0)
+
+        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
+            log_p, ids, asked = target
+            own, wanted, asked = reading.pairs(values[reading.OUTPUT], (log_p, asked))
+            more = () if ids is None else (ids.flatten(1, -2),)
+            return losses.mean(losses.where(asked, compare, own, wanted, *more), asked)
+
+        return Bound((reading.OUTPUT,), target, loss)
+
+    def __str__(self) -> str:
+        return f"{self.targets.about['leaves'][self.key]['told']}, recorded"
+
+
+@torch.no_grad()
+def _targets(
+    one: binding.One, bounds: dict[str, Bound], found: dict[str, Signal], top_k: int | None, x: Any, y: Any
+) -> dict[str, torch.Tensor]:
+    """What is kept of one batch: {"name/part": (batch, ...)}; from the second batch on in one pass of each teacher."""
+    one.enter()
+    x, y = binding.lead(x), None if y is None else binding.lead(y.to(one.device))
+    kept = {"sums": shards.sums(x).cpu()}
+    for name, bound in bounds.items():
+        target = bound.target(x, y)
+        values, mask = target if isinstance(target, tuple) else (target, None)
+        values = values[0]
+        if not isinstance(found[name], Output):
+            kept[f"{name}/values"] = values.half().cpu()
+            if found[name].positions != "all":
+                full = torch.ones(values.shape[:-1], dtype=torch.bool) if mask is None else mask[0].cpu()
+                kept[f"{name}/mask"] = full
+            if not kept[f"{name}/values"].isfinite().all():
+                raise ValueError(f"a target of {found[name]} is no finite number in half precision")
+            continue
+        classes = values.shape[-1]
+        kept[f"{name}/classes"] = torch.full((len(values),), classes)
+        if top_k is not None and top_k < classes - 1:
+            values, ids = values.topk(top_k, -1)
+            kept[f"{name}/ids"] = ids.to(torch.uint16 if classes <= 2**16 else torch.int32).cpu()
+            rest = (1 - values.double().exp().sum(-1, keepdim=True)).clamp_min(1e-9).log()
+            values = torch.cat([values, rest.to(values.dtype)], -1)
+        kept[f"{name}/log_p"] = values.half().cpu()
+    return kept
+
+
+def _stages(plan: Curriculum) -> tuple[list[dict[str, Any]], dict[str, Signal]]:
+    """The stages as plain data, and the signals that a teacher is read for, by the names they have in it."""
+    found: dict[str, Signal] = {}
+    stages = [{"steps": s.steps, "only": list(s.only), "signal": _tree(s.signal, found)} for s in plan.stages]
+    return stages, found
+
+
+def _tree(signal: Signal, found: dict[str, Signal]) -> Any:
+    if isinstance(signal, Labels):
+        return "labels"
+    if isinstance(signal, WeightedSum):
+        return [[weight, _tree(part, found)] for weight, part in signal.terms]
+    if type(signal) not in (Hidden, Regressed, Output):
+        raise ValueError(f"{signal}: a {type(signal).__name__} cannot be recorded")
+    if getattr(signal, "redraw", False) or getattr(signal, "share", 1) < 1:
+        raise ValueError(f"{signal}: a target that changes while the student learns cannot be recorded")
+    about = binding.described(signal)
+    name = next((n for n, other in found.items() if binding.described(other) == about), f"t{len(found)}")
+    found[name] = signal
+    return name
+
+
+def _spec(signal: Any, units: Any) -> dict[str, Any]:
+    spec = {"kind": type(signal).__name__, "about": binding.described(signal), "told": str(signal)}
+    if isinstance(signal, Output):
+        return spec | {"heat": signal.student_temperature}
+    signal = binding.filled(signal, units, None)
+    return spec | {
+        "layer": signal.student_layer,
+        "units": signal.units,
+        "normalise": getattr(signal, "normalise", None),
+    }
+
+
+def _split(read: Any) -> tuple[Any, torch.Tensor | None]:
+    """A collated batch as what the student reads, and the labels that came with it."""
+    if isinstance(read, Mapping):
+        return {name: value for name, value in read.items() if name != "labels"}, read.get("labels")
+    pair = isinstance(read, tuple | list) and len(read) == 2
+    return (read[0], read[1]) if pair else (read, None)

@@ -1,0 +1,106 @@
+"""The files of a record: shards that are written whole or not at all, checked when opened, looked up by row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from kdutils import reading
+
+ABOUT = "about.json"
+
+
+class Targets:
+    """The files of a record, opened when they are first needed, and checked then."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        self.folder, self.about, self.open = folder, about, {}
+
+    def __repr__(self) -> str:
+        return f"targets {hashlib.sha256(''.join(self.about['shards'].values()).encode()).hexdigest()[:12]}"
+
+    def shard(self, number: int) -> dict[str, torch.Tensor]:
+        if number not in self.open:
+            name = f"{number * self.about['shard']:010d}.safetensors"
+            path = self.folder / name
+            found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+            if found != self.about["shards"][name]:
+                raise ValueError(f"{path} is missing or damaged: call record again, without it")
+            self.open[number] = safetensors.torch.load_file(path)
+        return self.open[number]
+
+    def get(self, students: Any, x: Any, name: str) -> dict[str, torch.Tensor]:
+        """What was recorded under `name` for `students.rows`: {part: (1, batch, ...)}; ValueError for other inputs."""
+        rows = getattr(students, "rows", None)
+        if rows is None:
+            raise ValueError("a recorded plan needs rows=..., the numbers of the batch's samples in their data set")
+        rows, size = torch.as_tensor(rows).tolist(), self.about["shard"]
+        if wrong := [row for row in rows if not 0 <= row < self.about["rows"]]:
+            raise ValueError(f"row {wrong[0]} was not recorded: there are {self.about['rows']}")
+        places = [(self.shard(row // size), row % size) for row in rows]
+        inputs = sums(x).tolist()
+        if len(inputs) != len(rows):
+            raise ValueError(f"a batch of {len(inputs)} samples needs as many rows, not {len(rows)}")
+        for row, own, (shard, at) in zip(rows, inputs, places, strict=True):
+            if own != shard["sums"][at].item():
+                advice = "another tokeniser, padding, order, or something drawn anew"
+                raise ValueError(f"row {row} is not what was recorded: its inputs have changed ({advice})")
+        keys = [key for key in places[0][0] if key.startswith(f"{name}/")]
+        stacked = {key: torch.stack([shard[key][at] for shard, at in places]) for key in keys}
+        return {k.removeprefix(f"{name}/"): v.to(students.device)[None] for k, v in stacked.items()}
+
+
+def sums(x: Any) -> torch.Tensor:
+    """A whole number for each sample of a batch (1, n, ...), the same only for the same inputs, on every device."""
+    named, tensors = dict(x) if isinstance(x, Mapping) else {"": x}, []
+    for name in sorted(named):
+        reading.each(lambda t: tensors.append(t[0]) if t.dim() > 1 else None, named[name])
+    total = torch.zeros(len(tensors[0]), dtype=torch.long, device=tensors[0].device)
+    for number, tensor in enumerate(tensors, 1):
+        flat = tensor.reshape(len(tensor), -1)
+        bits = (flat.float().contiguous().view(torch.int32) if flat.is_floating_point() else flat).long()
+        places = torch.arange(bits.shape[1], device=bits.device) + 1_000_003 * number
+        total += (bits * ((places * 6_364_136_223_846_793_005) | 1)).sum(1)  # arithmetic modulo 2 ** 64
+    return total
+
+
+def same(theirs: dict[str, Any], mine: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What is recorded, unless it is of something else."""
+    for key in mine.keys() - {"shards"}:
+        if theirs.get(key) != mine[key]:
+            raise ValueError(
+                f"{folder} has targets of another plan, teacher or data set: {_where(theirs[key], mine[key])}"
+            )
+    return theirs
+
+
+def _where(theirs: Any, mine: Any) -> str:
+    """The first place where two plain values differ."""
+    if isinstance(theirs, dict) and isinstance(mine, dict) and theirs.keys() == mine.keys():
+        return next(f"{key}: {_where(theirs[key], mine[key])}" for key in mine if theirs[key] != mine[key])
+    if isinstance(theirs, list) and isinstance(mine, list) and len(theirs) == len(mine):
+        return next(_where(a, b) for a, b in zip(theirs, mine, strict=True) if a != b)
+    return f"{theirs!r}, not {mine!r}"
+
+
+def read(folder: Path) -> dict[str, Any]:
+    if not (folder / ABOUT).exists():
+        raise ValueError(f"{folder} holds no recorded targets: there is no {ABOUT} in it")
+    return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+
+
+def write(path: Path, content: bytes) -> None:
+    """Wholly or not at all."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with open(beside, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)

@@ -1,0 +1,154 @@
+"""What a page shows of a study with several budgets: whole arms alone, differences with a sign, one rule for words."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdutils.lab.stats import Estimate, paired
+from kdutils.lab.study import COLUMNS
+from kdutils.pages import budgets, plots
+from kdutils.pages.studies import Records
+
+FOLDER = Path(__file__).resolve().parents[2] / "book" / "results" / "studies"
+TEACHERS, SEEDS = (0, 1001, 1002), (1, 2, 3)
+COST = {"one-shot": 3.0, "extraction": 2.0, "labels": 1.0, "joint": 5.0}  # operations a step
+KIND = {"one-shot": "one-shot", "extraction": "extraction", "labels": "labels", "joint": "joint"}
+
+
+def made(tmp_path, end, cells, optimum=0.0, measure="accuracy") -> budgets.Budgets:
+    """A study whose students end where `end(arm, budget, teacher, seed)` says, for each (arm, budget, teachers)."""
+    rows, about = [], {}
+    for arm, budget, count in cells:
+        about[f"tuning 0, {budget} steps, {arm}"] = {"chosen": {"choice": {}, "rates": [0.003]}}
+        for teacher in TEACHERS[:count]:
+            stages = [["hidden", 0, budget // 4], ["output", budget // 4, budget]]
+            about[f"students {teacher}, {budget} steps, {arm}"] = {"facts": {"stages": stages}}
+            for seed in SEEDS:
+                for sample, step in (("held-out", budget // 8), ("held-out", budget // 2), ("test", budget)):
+                    value = end(arm, budget, teacher, seed)
+                    rows.append(("students", "", teacher, budget, arm, "", 0.003, seed, sample, step, 8 * step,
+                                 COST[arm] * step, value, value))  # fmt: skip
+    for teacher in TEACHERS:
+        about[f"teacher {teacher}"] = {"facts": {"optimum, test": {"loss": optimum, "accuracy": 1.0}}}
+        rows.append(("teacher", "", teacher, 0, "", "", 0.003, 0, "test", 9, 9, 99.0, 0.9, 0.9))
+    records = Records(tmp_path, "made")
+    records.table, records.cells = pd.DataFrame(rows, columns=list(COLUMNS)), about
+    records.about = {
+        "cells": about, "teachers": list(TEACHERS), "settings": {"batch": 8}, "effect": {"smallest": 1.0},
+        "arms": {arm: {"curriculum": kind} for arm, kind in KIND.items()},
+    }  # fmt: skip
+    return budgets.Budgets(records, measure)
+
+
+def flat(arm, budget, teacher, seed):
+    return {"one-shot": 0.5, "extraction": 0.53, "labels": 0.49, "joint": 0.6}[arm] + seed / 100 + teacher / 1e5
+
+
+ALL = [(arm, budget, 3) for arm in KIND for budget in (100, 200, 400)]
+
+
+def test_an_arm_counts_where_all_its_teachers_are_recorded(tmp_path):
+    study = made(tmp_path, flat, [*ALL[:6], ("labels", 100, 3), ("labels", 200, 2), ("joint", 400, 1)])
+    assert study.arms() == ["one-shot", "extraction", "labels"] and study.arms(200) == ["one-shot", "extraction"]
+    assert study.budgets("labels") == [100] and study.budgets("joint") == []
+    assert study.budgets() == [100, 200, 400] and study.budgets("labels", "extraction") == [100]
+    assert study.along_budgets("joint") == "" and study.along_budgets("extraction").count("better") == 3
+    assert not any("joint" in line for line in study.rows()) and len(study.rows()) == 1 + 3 + 3 + 1
+
+
+def test_a_positive_difference_is_a_better_arm(tmp_path):
+    points = made(tmp_path, flat, ALL).gain("extraction", 400)
+    nats = made(tmp_path, flat, ALL, measure="loss").gain("extraction", 400)
+    assert points.value == pytest.approx(3) and nats.value == pytest.approx(-0.03)
+    assert made(tmp_path, flat, ALL).gain("one-shot", 400, "extraction").value == pytest.approx(-3)
+    noisy = made(tmp_path, lambda arm, *cell: np.sin(len(arm) + np.prod(cell) + sum(cell)), ALL)
+    a, b = (noisy.records.final(arm, 200) for arm in ("joint", "labels"))
+    assert noisy.gain("joint", 200, "labels") == paired([100 * x for x in a], [100 * x for x in b])
+
+
+def test_losses_are_told_above_the_optimum(tmp_path):
+    study = made(tmp_path, flat, ALL, optimum=0.2, measure="loss")
+    plain = made(tmp_path, flat, ALL, measure="loss")
+    assert study.level("labels", 100).value == pytest.approx(plain.level("labels", 100).value - 0.2)
+    assert study.teachers() == pytest.approx([0.7] * 3) and study.gain("labels", 100) == plain.gain("labels", 100)
+
+
+def test_equal_operations_are_read_between_two_ends_of_schedules(tmp_path):
+    """Ends on a straight line over the logarithm of operations are read without error."""
+
+    def line(arm, budget, teacher, seed):
+        return np.log(COST[arm] * budget) / 100 + seed / 1000 + {"extraction": 0.01}.get(arm, 0.0)
+
+    study = made(tmp_path, line, ALL)
+    for than, budget in (("one-shot", 200), ("labels", 400), ("joint", 100)):
+        found = study.gain_at_operations("extraction", than, budget)
+        assert found.value == pytest.approx(1.0) and found.low == pytest.approx(found.high)
+    last = study.gain_at_operations("extraction", "one-shot", 400)  # 800 spent where one-shot spent 1,200
+    assert last == study.gain("extraction", 400)
+    assert study.gain_at_operations("extraction", "labels", 100) is None  # all of extraction's budgets take more
+    assert study.gain_at_operations("labels", "joint", 400) is None  # its last budget spends a fifth
+    gap = made(tmp_path, line, [cell for cell in ALL if cell[:2] not in (("extraction", 200), ("extraction", 100))])
+    assert gap.gain_at_operations("extraction", "labels", 400) is None
+    assert "not known" in gap.judged(gap.gain_at_operations("extraction", "labels", 400))
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "word"),
+    [
+        (2.0, 1.1, 3.0, "better"),
+        (-2.0, -3.0, -1.1, "worse"),
+        (0.1, -0.9, 0.9, "no difference that matters"),
+        (0.5, 0.2, 0.8, "no difference that matters"),
+        (1.0, 0.2, 1.8, "better, perhaps by too little to matter"),
+        (-1.19, -1.42, -0.95, "worse, perhaps by too little to matter"),
+        (0.5, -0.5, 1.5, "unclear"),
+    ],
+)
+def test_one_rule_for_words(tmp_path, value, low, high, word):
+    assert made(tmp_path, flat, ALL).verdict(Estimate(value, low, high, "", 3, 15)) == word
+
+
+def test_figures_show_intervals_and_leave_hidden_stages_out(tmp_path):
+    study = made(tmp_path, flat, ALL, measure="loss")
+    figure, (one, two, three) = plt.subplots(3, 1)
+    study.ends("flops", one)
+    assert len(one.containers) == 4
+    study.gains(two)
+    assert len(two.containers) == 3 and "nats" in two.get_ylabel()
+    study.along(400, three)
+    first = {line.get_color(): line.get_xdata()[0] for line in three.lines}
+    assert first[plots.colour("one-shot")] == 50 and first[plots.colour("extraction")] == 200  # 100 hidden steps
+    assert study.share("extraction", 400) == "25 % of 400 steps"
+    plt.close(figure)
+
+
+def test_names_stand_apart():
+    figure, ax = plt.subplots()
+    ends = {"labels": (4.0, 1.0), "one-shot": (4.0, 1.001), "joint": (4.0, 1.002), "extraction": (1.0, 1.5)}
+    for x, y in ends.values():
+        ax.plot([0, x], [2, y])
+    plots.name_ends(ax, ends, gap=0.1)
+    places = {text.get_text(): text.xy for text in ax.texts}
+    heights = sorted(places[name][1] for name in ("labels", "one-shot", "joint"))
+    assert np.diff(heights).min() >= 0.099 and places["extraction"][0] < places["joint"][0]
+    plt.close(figure)
+
+
+@pytest.mark.parametrize(("name", "measure"), [("grammar", "accuracy"), ("english", "loss")])
+def test_the_committed_records_say_what_the_pages_are_built_on(name, measure):
+    """The pages' headings: hidden layers help with the most steps, and against the control."""
+    study = budgets.study(name, measure, FOLDER)
+    assert study is not None
+    many = max(study.budgets())
+    assert {"labels", "one-shot", "extraction", "untrained"} <= set(study.arms(many))
+    assert study.verdict(study.gain("extraction", many)) == "better"
+    assert study.verdict(study.gain("extraction", many, "untrained")) == "better"
+    assert all(study.budgets(arm) for arm in study.arms())
+
+
+def test_where_there_are_no_records_a_page_goes_on(tmp_path, capsys):
+    assert budgets.study("grammar", "accuracy", tmp_path) is None
+    assert capsys.readouterr().out.count("\n") == 1

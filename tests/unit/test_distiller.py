@@ -1,0 +1,423 @@
+"""One network in any loop: what a Distiller does to it is what an ensemble of one does."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from kdutils import curriculum, projections, seeding
+from kdutils.curriculum import Curriculum, Stage
+from kdutils.distiller import Distiller
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.training import train
+from kdutils.losses import IGNORE
+from kdutils.probes.mediation import Shuffled
+from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
+from kdutils.tasks.models import MLP, Transformer
+from kdutils.tasks.sampling import Samples
+
+WORDS, LENGTH, PAD = 11, 6, 0
+
+
+@dataclass(frozen=True)
+class Numbers:
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randn(n, 6, generator=generator)
+        return x, (x[:, 0] * x[:, 1] > 0).long()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Some positions are padding, and not all are asked."""
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randint(1, WORDS, (n, LENGTH), generator=generator)
+        x = x.masked_fill(torch.arange(LENGTH) >= torch.randint(3, LENGTH + 1, (n, 1), generator=generator), PAD)
+        asked = (torch.rand(n, LENGTH, generator=generator) < 0.7) & (x != PAD)
+        return x, torch.where(asked, x.roll(-1, 1), IGNORE)
+
+
+def built(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with seeding.global_rng(seed, "init"):
+        return make()
+
+
+def transformer(width: int) -> nn.Module:
+    return Transformer(WORDS, width, 2, 2, LENGTH, causal=False, padding=PAD)
+
+
+NETWORKS = {"MLP": (partial(MLP, 6), Numbers(), "act"), "Transformer": (transformer, Tokens(), "blocks.0")}
+PROJECTIONS = ("gaussian", "rademacher", "sparse", "orthonormal", "neurons", "pca")
+SIGNALS: dict[str, Callable[[nn.Module, str], Any]] = {
+    "labels": lambda teacher, at: Labels(),
+    "output": lambda teacher, at: Output(teacher),
+    "tempered": lambda teacher, at: Output(teacher, 2.0, 2.0),
+    "shared": lambda teacher, at: Output(teacher, share=0.3),
+    **{p: (lambda teacher, at, p=p: Hidden(teacher, at, at, getattr(projections, p))) for p in PROJECTIONS},
+    "position": lambda teacher, at: Hidden(teacher, at, at, normalise="position", scale=2.0),
+    "redrawn": lambda teacher, at: Hidden(teacher, at, at, redraw=True),
+    "regressed": lambda teacher, at: Regressed(teacher, at, at),
+    "joint": lambda teacher, at: WeightedSum(((1.0, Output(teacher)), (0.5, Hidden(teacher, at, at)))),
+    "joint regressed": lambda teacher, at: WeightedSum(((1.0, Labels()), (0.5, Regressed(teacher, at, at)))),
+    "shuffled": lambda teacher, at: Shuffled(Hidden(teacher, at, at)),
+}
+POSITIONS = {p: (lambda teacher, at, p=p: Hidden(teacher, at, at, positions=p)) for p in ("asked", "tokens")}
+POSITIONS["regressed asked"] = lambda teacher, at: Regressed(teacher, at, at, positions="asked")
+CASES = [(n, s) for n in NETWORKS for s in SIGNALS] + [("Transformer", s) for s in POSITIONS]
+
+
+def steps_of(distiller: Distiller, optimiser: torch.optim.Optimizer, batches: Any, first: int = 0) -> list[float]:
+    told = []
+    for step, (x, y) in enumerate(batches, first):
+        loss = distiller(x, y, step)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        told.append(loss.item())
+    return told
+
+
+@pytest.mark.parametrize(("network", "signal"), CASES)
+def test_a_loop_follows_an_ensemble_of_one(network: str, signal: str) -> None:
+    make, task, at = NETWORKS[network]
+    teacher, seed, rate = built(partial(make, 16), 9), 3, 0.3 if network == "MLP" else 0.02
+    stages = Stage({**SIGNALS, **POSITIONS}[signal](teacher, at), 6), Stage(Output(teacher))
+    plan = Curriculum(signal, stages)
+    lone = Ensemble(partial(make, 8), seeds=[seed], learning_rates=[rate])
+    run = train(lone, task, plan, steps=10, batch=16, held_out=32, keep_every=1)
+
+    size = 1024 if network == "MLP" else max(64, 1024 // LENGTH)  # as the lab's first stage reads it
+    x, y = task.sample(size, seeding.generator(seed, "calibration", 0))
+    distiller = Distiller(built(partial(make, 8), seed), plan, total=10, calibration=x, calibration_labels=y, seed=seed)
+    optimiser, samples = torch.optim.SGD(distiller.parameters(), rate), Samples(task, (seed,), 16, torch.device("cpu"))
+    for step in range(10):
+        x, y = (part[0] for part in samples.next())
+        steps_of(distiller, optimiser, [(x, y)], step)
+        for name, parameter in distiller.student.named_parameters():
+            expected = run.snapshots[step + 1][name][0]
+            torch.testing.assert_close(parameter.detach(), expected, rtol=1e-5, atol=1e-6, msg=f"{name}, step {step}")
+
+
+class Net(nn.Module):
+    """Two blocks and a head, with whatever form of inputs and outputs, dropout, and checkpointing."""
+
+    def __init__(self, width: int, form: str = "tensor", dropout: float = 0.0) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Sequential(nn.Linear(6, width), nn.Tanh()), nn.Linear(width, width))
+        self.drop, self.head, self.form, self.saving = nn.Dropout(dropout), nn.Linear(width, 2), form, False
+
+    def _block(self, h: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(h).sin())
+
+    def forward(self, x: torch.Tensor, shift: torch.Tensor | None = None, **_: Any) -> Any:
+        x = x if shift is None else x + shift
+        h = checkpoint(self._block, x, use_reentrant=False) if self.saving and self.training else self._block(x)
+        out = self.head(self.drop(h))
+        return {"logits": out} if self.form == "dict" else out
+
+
+def net(width: int, seed: int = 0, **fields: Any) -> Net:
+    return built(partial(Net, width, **fields), seed)
+
+
+def numbers(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return Numbers().sample(n, seeding.generator(seed, "batch"))
+
+
+def batches(count: int = 12, first: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return [numbers(16, seed) for seed in range(first, count)]
+
+
+CALIBRATION = numbers(64, 99)[0]
+PAIRS = [("first", "first"), ("second", "second")]
+
+
+def host(student: nn.Module, plan: Curriculum, total: int = 12, **fields: Any) -> Distiller:
+    return Distiller(student, plan, **{"total": total, "calibration": CALIBRATION, **fields})
+
+
+def extraction(teacher: nn.Module | None = None, steps: int = 4, **fields: Any) -> Curriculum:
+    return curriculum.extracted(teacher or net(16, 7), PAIRS, steps, **fields)
+
+
+def weights(distiller: Distiller) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in distiller.student.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_batch_may_be_a_tensor_a_mapping_or_a_tuple() -> None:
+    teacher, (x, y), told = net(16, 7), numbers(16, 1), []
+    for form, batch in [("tensor", x), ("dict", {"x": x}), ("tensor", (x,)), ("tensor", [x, None])]:
+        calibration = {"x": CALIBRATION} if isinstance(batch, dict) else (CALIBRATION,)
+        distiller = host(net(8, form=form), extraction(teacher), calibration=calibration)
+        told.append([distiller(batch, y, step).item() for step in (0, 5, 11)])
+    assert told == told[:1] * 4
+
+
+def test_what_a_stage_does_not_reach_stays_though_weights_decay() -> None:
+    distiller = host(net(8), extraction())
+    optimiser, before = torch.optim.AdamW(distiller.parameters(), 0.01, weight_decay=0.5), weights(distiller)
+    steps_of(distiller, optimiser, batches(8))
+    after = weights(distiller)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {name for name in before if not name.startswith("head")}
+    steps_of(distiller, optimiser, batches(12, 8), 8)
+    assert not torch.equal(distiller.student.head.weight, before["head.weight"])
+
+
+def test_a_stage_may_move_only_some_parameters() -> None:
+    plan = Curriculum("readout last", (Stage(Labels(), 3), Stage(Labels(), 3, only=("head",))))
+    distiller = host(net(8), plan, total=6)
+    optimiser = torch.optim.AdamW(distiller.parameters(), 0.01, weight_decay=0.5)
+    steps_of(distiller, optimiser, batches(3))
+    before = weights(distiller)
+    steps_of(distiller, optimiser, batches(6, 3), 3)
+    after = weights(distiller)
+    assert {n for n in before if not torch.equal(before[n], after[n])} == {"head.weight", "head.bias"}
+    with pytest.raises(ValueError, match="no parameter whose name starts with one of \\('haed',\\)"):
+        host(net(8), Curriculum("wrong", (Stage(Labels(), only=("haed",)),)))
+
+
+def test_teachers_are_neither_saved_nor_trained_nor_moved_to_train_mode() -> None:
+    teacher = net(16, 7, dropout=0.5)
+    before = copy.deepcopy(teacher.state_dict())
+    distiller = host(net(8), extraction(teacher))
+    distiller.train()
+    teacher.train()
+    assert distiller(*numbers(16, 1), 0) == distiller(*numbers(16, 1), 0) and not teacher.training
+    steps_of(distiller, torch.optim.SGD(distiller.parameters(), 0.1), batches())
+    assert same(before, dict(teacher.state_dict())) and all(p.grad is None for p in teacher.parameters())
+    owned = sum(p.numel() for p in distiller.student.parameters())
+    assert sum(p.numel() for p in distiller.parameters()) == owned
+    assert not any(key.startswith("student.") and "teacher" in key for key in distiller.state_dict())
+    assert set(net(8).state_dict()) == set(distiller.student.state_dict())
+
+
+def test_the_student_trains_with_its_own_dropout() -> None:
+    distiller, (x, y) = host(net(8, dropout=0.5), curriculum.from_labels()), numbers(16, 1)
+    assert distiller(x, y, 0) != distiller(x, y, 0)
+
+
+PLANS = {
+    "extraction": extraction,
+    "redrawn": partial(extraction, redraw=True),
+    "FitNets": lambda: curriculum.fitnets(net(16, 7), "first", "first", 6),
+    "joint": lambda: curriculum.joint(net(16, 7), 0.5, "first", "first"),
+}
+
+
+@pytest.mark.parametrize("at", [2, 4, 6, 11])
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(plan: str, at: int) -> None:
+    def start() -> tuple[Distiller, torch.optim.Optimizer]:
+        distiller = host(net(8), PLANS[plan]())
+        return distiller, torch.optim.Adam(distiller.parameters(), 0.01)
+
+    whole, optimiser = start()
+    assert whole.step == -1
+    steps_of(whole, optimiser, batches(at))
+    saved = copy.deepcopy((whole.state_dict(), optimiser.state_dict()))
+    steps_of(whole, optimiser, batches(12, at), at)
+
+    resumed, optimiser = start()
+    resumed.student.load_state_dict(net(8, seed=5).state_dict())
+    resumed.load_state_dict(saved[0])
+    optimiser.load_state_dict(saved[1])
+    assert resumed.step == at - 1
+    steps_of(resumed, optimiser, batches(12, at), at)
+    assert same(weights(whole), weights(resumed))
+
+
+def test_a_resumed_run_keeps_its_targets_whatever_calibrates_it_now() -> None:
+    whole = host(net(8), extraction())
+    other = host(net(8), extraction(), calibration=numbers(64, 5)[0])
+    assert whole(*numbers(16, 1), 0) != other(*numbers(16, 1), 0)
+    other.load_state_dict(whole.state_dict())
+    assert whole(*numbers(16, 1), 0) == other(*numbers(16, 1), 0)
+
+
+@pytest.mark.parametrize("saving", [False, True])
+@pytest.mark.parametrize("step", [0, 4, 11])
+def test_gradient_checkpointing_changes_nothing(saving: bool, step: int) -> None:
+    plain, student = host(net(8), extraction()), net(8)
+    student.saving = saving
+    saver = host(student, extraction())
+    for distiller in (plain, saver):
+        distiller(*numbers(16, 1), step).backward()
+    for (name, one), two in zip(plain.student.named_parameters(), student.parameters(), strict=True):
+        assert (one.grad is None) == (two.grad is None), name
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, two.grad)
+
+
+def test_accumulated_micro_batches_are_the_whole_batch() -> None:
+    whole, parts, (x, y) = host(net(8), extraction()), host(net(8), extraction()), numbers(16, 1)
+    for step in (1, 11):
+        whole(x, y, step).backward()
+        for half in (slice(8), slice(8, 16)):
+            (parts(x[half], y[half], step) / 2).backward()
+    for one, two in zip(whole.student.parameters(), parts.student.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad)
+
+
+def test_autocast_and_half_precision_teachers() -> None:
+    x, y = numbers(64, 1)
+    exact, rough = (host(net(8), extraction(t, steps=4)) for t in (net(16, 7), net(16, 7).bfloat16()))
+    fitted = host(net(8), PLANS["FitNets"]())
+    for step in (0, 5, 11):
+        expected, close = exact(x, y, step), rough(x, y, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            cast, learned = exact(x, y, step), fitted(x, y, step)
+        assert cast.dtype == close.dtype == learned.dtype == torch.float32
+        learned.backward()
+        for value in (cast, close):  # bfloat16 has eight bits, and so do the teacher's weights
+            torch.testing.assert_close(value, expected, rtol=0.1, atol=0.01)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_compiled_student_is_read_right(inside: bool) -> None:
+    """Compiled code skips hooks that come later: hidden stages run as written, the output stage compiled."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _: Any) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    plain, student = host(net(8), extraction()), net(8)
+    if inside:
+        student.compile(backend=backend)
+    else:
+        student = torch.compile(student, backend=backend)
+    student(numbers(16, 1)[0])  # compiled before any hook is there
+    assert graphs
+    compiled, whole = host(student, extraction()), torch.compile(host(net(8), extraction()), backend=backend)
+    for step in (0, 4, 11, 5):
+        expected = plain(*numbers(16, 1), step)
+        torch.testing.assert_close(compiled(*numbers(16, 1), step), expected)
+        torch.testing.assert_close(whole(*numbers(16, 1), step), expected)
+    torch.compiler.reset()
+    graphs.clear()
+    compiled(*numbers(16, 1), 0)
+    assert not graphs
+    compiled(*numbers(16, 1), 11)
+    assert graphs
+
+
+def test_a_mask_says_which_positions_count() -> None:
+    """As an entry of the batch, as a function, or as the signal's own positions: the same."""
+
+    class Masked(Transformer):
+        def forward(self, tokens: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+            return super().forward(tokens)
+
+    make = partial(Masked, WORDS, heads=2, layers=2, context=LENGTH, causal=False, padding=PAD)
+    x, y = Tokens().sample(16, seeding.generator(0, "batch"))
+    calibration, teacher, told = (
+        Tokens().sample(64, seeding.generator(1, "batch"))[0],
+        built(partial(make, width=16), 1),
+        {},
+    )
+    batch, first = ({"tokens": t, "kept": (t != PAD).long()} for t in (x, calibration))
+    for name, mask in {"entry": "kept", "function": lambda b: b["tokens"] != PAD, "none": None}.items():
+        plan = curriculum.extracted(teacher, [("blocks.0", "blocks.0")], 5)
+        distiller = Distiller(built(partial(make, width=8), 2), plan, total=9, calibration=first, mask=mask)
+        told[name] = distiller(batch, y, 0).item()
+    plan = curriculum.extracted(teacher, [("blocks.0", "blocks.0")], 5, positions="tokens")
+    ids = Distiller(built(partial(make, width=8), 2), plan, total=9, calibration=calibration)
+    assert told["entry"] == told["function"] == ids(x, y, 0).item() != told["none"]
+    plan = curriculum.extracted(teacher, [("blocks.0", "blocks.0")], 5)
+    for mask, wrong in {
+        "keep": "no entry 'keep'",
+        lambda b: b["tokens"][0] != PAD: r"mask of positions must have the shape \(64, 6\) of the layer, not \(6,\)",
+    }.items():
+        with pytest.raises(ValueError, match=wrong):
+            Distiller(built(partial(make, width=8), 2), plan, total=9, calibration=first, mask=mask)
+
+
+def pictures(channels: int) -> nn.Module:
+    layers = nn.Conv2d(1, channels, 3), nn.BatchNorm2d(channels), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)
+    network = nn.Sequential(*layers)
+    network(torch.zeros(2, 1, 6, 6))
+    return network
+
+
+def test_batch_norm_runs_in_train_mode_and_only_on_what_is_trained_on() -> None:
+    student, x = pictures(3), torch.randn(16, 1, 6, 6)
+    before = student[1].running_mean.clone()
+    plan = curriculum.extracted(pictures(8), [("2", "2")], steps=5)
+    distiller = host(student, plan, total=9, calibration=torch.randn(32, 1, 6, 6), units=1)
+    assert torch.equal(student[1].running_mean, before) and student.training
+    distiller(x, torch.zeros(16).long(), 0)
+    assert not torch.equal(student[1].running_mean, before)
+    with pytest.raises(ValueError, match="say which dimension holds the units"):
+        host(pictures(3), plan, total=9, calibration=torch.randn(32, 1, 6, 6))
+
+
+def refused(action: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_refused_with_one_clear_line() -> None:
+    x, y = numbers(16, 1)
+    refused(lambda: host(net(8), extraction(steps=6)), "'extraction' needs at least 13 steps; the budget is 12")
+    refused(lambda: host(net(8), extraction(), total=0), "total must be a whole number from 1 on, not 0")
+    distiller = host(net(8), extraction())
+    for step in (-1, 12, 1.5, True, None):
+        refused(
+            lambda step=step: distiller(x, y, step), f"step {step} is out of range: this curriculum has steps 0 to 11"
+        )
+    distiller.eval()
+    refused(lambda: distiller(x, y, 0), r"the student is in eval mode: call train\(\)")
+    unknown = curriculum.extracted(net(16, 7), [("first", "frist")], 4)
+    refused(lambda: host(net(8), unknown), "Net has no layer 'frist'; its layers are 'first', ")
+    refused(lambda: curriculum.extracted(net(16, 7), [("frist", "first")], 4), "Net has no layer 'frist'")
+    refused(lambda: host(net(8), curriculum.from_labels())(x, None, 0), "stage 1 learns from labels: give them")
+    student = net(8)
+    refused(lambda: host(student, curriculum.one_shot(student)), "the teacher is the student itself")
+    refused(lambda: host(nn.DataParallel(net(8)), extraction()), "wrap the Distiller in DataParallel instead")
+    refused(lambda: host(nn.Tanh(), extraction()), "a Tanh, has no parameters")
+    moved = host(net(8), extraction()).double()
+    refused(lambda: moved(x, y, 0), "the Distiller was copied, cast or sharded after it was built")
+
+
+@pytest.mark.parametrize("change", ["length", "teacher", "projection", "seed"])
+def test_a_resume_with_another_plan_is_refused(change: str) -> None:
+    saved = host(net(8), extraction()).state_dict()
+    other = {
+        "length": lambda: host(net(8), extraction(steps=3)),
+        "teacher": lambda: host(net(8), extraction(net(16, 8))),
+        "projection": lambda: host(net(8), extraction(projection=projections.rademacher)),
+        "seed": lambda: host(net(8), extraction(), seed=1),
+    }[change]()
+    refused(lambda: other.load_state_dict(saved), "the saved state is of another curriculum: ")
+
+
+def test_a_teacher_that_is_read_twice_runs_once() -> None:
+    teacher, calls = net(16, 7), []
+    distiller = host(net(8), curriculum.joint(teacher, 0.5, "first", "first"))
+    teacher.register_forward_pre_hook(lambda *_: calls.append(1))
+    counts = []
+    for step in range(3):
+        distiller(*numbers(16, step), step)
+        counts.append(len(calls))
+    assert counts[2] - counts[1] == 1
+    assert counts[1] - counts[0] == 1
+
+
+def test_no_warning_and_no_extra_is_needed() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        steps_of(host(net(8), extraction()), torch.optim.SGD(net(8).parameters(), 0.1), batches(2))

@@ -1,0 +1,255 @@
+"""A curriculum on transformers' Trainer: small random networks of several families, resumed, checkpointed, rounded."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import nn
+from transformers import TrainingArguments
+
+from kdutils import curriculum, seeding
+from kdutils.curriculum import Curriculum
+from kdutils.hf import CurriculumTrainer
+from kdutils.losses import IGNORE
+from kdutils.projections import rademacher
+
+WORDS, LENGTH, PAD, MASK = 24, 8, 0, 1
+
+
+def sizes(width: int, layers: int) -> dict[str, int]:
+    return {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 2, "intermediate_size": 2 * width}
+
+
+def llama(width: int, layers: int, words: int = WORDS, **fields: Any) -> nn.Module:
+    config = transformers.LlamaConfig(vocab_size=words, num_key_value_heads=1, max_position_embeddings=16,
+                                      **sizes(width, layers), **fields)  # fmt: skip
+    return transformers.LlamaForCausalLM(config)
+
+
+def neox(width: int, layers: int) -> nn.Module:
+    config = transformers.GPTNeoXConfig(vocab_size=WORDS, max_position_embeddings=16, **sizes(width, layers))
+    return transformers.GPTNeoXForCausalLM(config)
+
+
+def bert(width: int, layers: int) -> nn.Module:
+    config = transformers.BertConfig(vocab_size=WORDS, max_position_embeddings=16, pad_token_id=PAD,
+                                     **sizes(width, layers))  # fmt: skip
+    return transformers.BertForMaskedLM(config)
+
+
+def vit(width: int, layers: int) -> nn.Module:
+    config = transformers.ViTConfig(image_size=8, patch_size=4, num_channels=1, num_labels=3, **sizes(width, layers))
+    return transformers.ViTForImageClassification(config)
+
+
+def sentences(n: int = 48) -> list[dict[str, torch.Tensor]]:
+    """As a collator of causal language models gives them: labels are the inputs."""
+    generator = seeding.generator(0, "sentences")
+    ids = torch.randint(2, WORDS, (n, LENGTH), generator=generator)
+    return [{"input_ids": row, "attention_mask": torch.ones_like(row), "labels": row} for row in ids]
+
+
+def masked(n: int = 48) -> list[dict[str, torch.Tensor]]:
+    generator, rows = seeding.generator(1, "sentences"), []
+    for _ in range(n):
+        ids = torch.randint(2, WORDS, (LENGTH,), generator=generator)
+        kept = torch.arange(LENGTH) < torch.randint(4, LENGTH + 1, (1,), generator=generator)
+        asked = kept & (torch.rand(LENGTH, generator=generator) < 0.4)
+        asked[0] = True
+        inputs = torch.where(asked, MASK, ids).masked_fill(~kept, PAD)
+        rows.append({"input_ids": inputs, "attention_mask": kept.long(), "labels": torch.where(asked, ids, IGNORE)})
+    return rows
+
+
+def pictures(n: int = 48) -> list[dict[str, torch.Tensor]]:
+    x = torch.randn(n, 1, 8, 8, generator=seeding.generator(2, "pictures"))
+    return [{"pixel_values": row, "labels": row.mean((1, 2)).gt(0).long()[0]} for row in x]
+
+
+FAMILIES: dict[str, tuple[Callable, Callable, str]] = {
+    "Llama": (llama, sentences, "model.layers.{}"),
+    "GPT-NeoX": (neox, sentences, "gpt_neox.layers.{}"),
+    "BERT": (bert, masked, "bert.encoder.layer.{}"),
+    "ViT": (vit, pictures, "vit.layers.{}"),
+}
+
+
+def built(make: Callable[..., nn.Module], width: int, layers: int, seed: int, **fields: Any) -> nn.Module:
+    with seeding.global_rng(seed, "init"):
+        return make(width, layers, **fields)
+
+
+def plan_of(teacher: nn.Module, layer: str, steps: int = 3, **fields: Any) -> Curriculum:
+    pairs = [(layer.format(1), layer.format(0)), (layer.format(3), layer.format(1))]
+    return curriculum.extracted(teacher, pairs, steps, **fields)
+
+
+def trainer_of(folder: Path, family: str = "Llama", *, plan: Curriculum | None = None, student: nn.Module | None = None,
+               keep: dict[str, Any] | None = None, **settings: Any) -> CurriculumTrainer:  # fmt: skip
+    make, data, layer = FAMILIES[family]
+    plan = plan or plan_of(built(make, 16, 4, 1), layer)
+    args = TrainingArguments(str(folder), **{
+        "max_steps": 10, "per_device_train_batch_size": 8, "learning_rate": 0.01, "weight_decay": 0.1, "use_cpu": True,
+        "report_to": [], "logging_steps": 1, "save_strategy": "no", "disable_tqdm": True, **settings,
+    })  # fmt: skip
+    student = student or built(make, 8, 2, 2)
+    return CurriculumTrainer(
+        student, args, curriculum=plan, train_dataset=data(), eval_dataset=data(16), **(keep or {})
+    )
+
+
+def weights(trainer: CurriculumTrainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.distiller.student.state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_go_through_their_stages(family: str, tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, family)
+    assert type(trainer.model).__name__ == "_Hosted" and trainer.distiller.starts == [0, 3, 6]
+    before = weights(trainer)
+    trainer.train()
+    stages = [log["stage"] for log in trainer.state.log_history if "loss" in log]
+    assert stages == [1, 1, 1, 2, 2, 2, 3, 3, 3, 3]
+    told = trainer.evaluate()
+    student = trainer.distiller.student.eval()
+    batch = trainer.data_collator(FAMILIES[family][1](16))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.tensor(told["eval_loss"]), student(**batch).loss, rtol=1e-4, atol=1e-4)
+    assert not same(before, weights(trainer))
+    trainer.save_model(str(tmp_path / "student"))
+    loaded = type(student).from_pretrained(tmp_path / "student")
+    assert same(dict(loaded.state_dict()), weights(trainer))
+
+
+def test_a_step_is_a_step_of_the_plain_loop(tmp_path: Path) -> None:
+    """Without clipping, schedule and fresh moments, the Trainer's weights are those of the loop on the page."""
+    from kdutils.distiller import Distiller
+
+    settings = {"max_grad_norm": 0.0, "lr_scheduler_type": "constant", "train_sampling_strategy": "sequential"}
+    trainer = trainer_of(tmp_path, **settings, optim="sgd", keep={"shift_labels": True})
+    rows, layer = sentences(), FAMILIES["Llama"][2]
+    trainer.train()
+    x = torch.stack([row["input_ids"] for row in rows])
+    plan = plan_of(built(llama, 16, 4, 1), layer)
+    calibration = {"input_ids": x, "attention_mask": torch.ones_like(x)}
+    loop = Distiller(built(llama, 8, 2, 2), plan, total=10, calibration=calibration, mask="attention_mask", seed=42)
+    named = list(loop.named_parameters())
+    decayed, bare = ([p for n, p in named if ("norm" in n) == norm] for norm in (False, True))
+    optimiser = torch.optim.SGD([{"params": decayed, "weight_decay": 0.1}, {"params": bare}], 0.01)
+    for step in range(10):
+        part = x[step % 6 * 8 : step % 6 * 8 + 8]
+        labels = torch.cat([part[:, 1:], torch.full((8, 1), IGNORE)], 1)
+        optimiser.zero_grad()
+        loop({"input_ids": part, "attention_mask": torch.ones_like(part)}, labels, step).backward()
+        optimiser.step()
+    for name, value in loop.student.state_dict().items():
+        torch.testing.assert_close(weights(trainer)[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("at", [3, 5, 8])
+@pytest.mark.parametrize("kind", ["extraction", "FitNets"])
+def test_a_resumed_run_ends_bit_for_bit_where_the_whole_one_does(kind: str, at: int, tmp_path: Path) -> None:
+    """Step 3 is a stage's end."""
+    layer = FAMILIES["Llama"][2]
+
+    def trainer(folder: str) -> CurriculumTrainer:
+        teacher = built(llama, 16, 4, 1)
+        plan = curriculum.fitnets(teacher, layer.format(1), layer.format(0), 4)
+        plan = plan if kind == "FitNets" else plan_of(teacher, layer, redraw=True)
+        saving = {"save_strategy": "steps", "save_steps": at}
+        return trainer_of(tmp_path / folder, plan=plan, **saving, student=built(llama, 8, 2, 2, attention_dropout=0.2))
+
+    whole = trainer("whole")
+    whole.train()
+    checkpoint = tmp_path / "whole" / f"checkpoint-{at}"
+    resumed = trainer("resumed")
+    with torch.no_grad():
+        for parameter in resumed.distiller.student.parameters():
+            parameter.zero_()
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert same(weights(whole), weights(resumed))
+    other = trainer_of(tmp_path / "other", plan=plan_of(built(llama, 16, 4, 1), layer, projection=rademacher))
+    with pytest.raises(ValueError, match="the saved state is of another curriculum"):
+        other.train(resume_from_checkpoint=str(checkpoint))
+    (checkpoint / "curriculum.safetensors").unlink()
+    with pytest.raises(ValueError, match="is no checkpoint of a CurriculumTrainer"):
+        resumed.train(resume_from_checkpoint=str(checkpoint))
+
+
+def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
+    plain, saving = trainer_of(tmp_path / "1"), trainer_of(tmp_path / "2", gradient_checkpointing=True)
+    for trainer in (plain, saving):
+        trainer.train()
+    assert saving.distiller.student.model.gradient_checkpointing
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(saving)[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_accumulated_steps_are_whole_ones(tmp_path: Path) -> None:
+    plain = trainer_of(tmp_path / "1")
+    parts = trainer_of(tmp_path / "2", per_device_train_batch_size=4, gradient_accumulation_steps=2)
+    for trainer in (plain, parts):
+        trainer.train()
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(parts)[name], value, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_bfloat16(tmp_path: Path) -> None:
+    """A teacher in half precision, and training in mixed precision: every loss is near that of full precision."""
+    layer, told = FAMILIES["Llama"][2], []
+    for folder, teacher, settings in [
+        ("1", torch.float32, {}),
+        ("2", torch.bfloat16, {}),
+        ("3", torch.bfloat16, {"bf16": True}),
+    ]:
+        plan = plan_of(built(llama, 16, 4, 1).to(teacher), layer)
+        trainer = trainer_of(tmp_path / folder, plan=plan, **settings)
+        trainer.train()
+        told.append(torch.tensor([log["loss"] for log in trainer.state.log_history if "loss" in log]))
+    for losses in told[1:]:
+        torch.testing.assert_close(losses, told[0], rtol=0.1, atol=0.01)
+
+
+def test_padded_vocabularies(tmp_path: Path) -> None:
+    layer = FAMILIES["Llama"][2]
+    teacher = partial(built, llama, 16, 4, 1, words=32)
+    with pytest.raises(ValueError, match="the teacher's output has 32 classes, the student's 24: both need the same"):
+        trainer_of(tmp_path, plan=plan_of(teacher(), layer))
+    trainer = trainer_of(tmp_path, plan=plan_of(teacher(), layer), keep={"vocabulary": 20})
+    assert trainer.train().training_loss > 0
+    with pytest.raises(ValueError, match="the student's output has 24 classes, vocabulary=25"):
+        trainer_of(tmp_path, plan=plan_of(teacher(), layer), keep={"vocabulary": 25})
+
+
+def test_labels_are_shifted_for_causal_models_alone(tmp_path: Path) -> None:
+    causal, encoder = (trainer_of(tmp_path, family, plan=curriculum.from_labels()) for family in ("Llama", "BERT"))
+    y = torch.tensor([[3, 4, 5]])
+    assert causal._shifted(y).tolist() == [[4, 5, IGNORE]] and encoder._shifted(y).tolist() == [[3, 4, 5]]
+    causal.model.train()
+    batch = causal.data_collator(sentences(8))
+    loss = causal.compute_loss(causal.model, batch)
+    torch.testing.assert_close(loss, causal.distiller.student(**batch).loss)
+
+
+def test_epochs_are_counted(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, max_steps=-1, num_train_epochs=2)
+    assert trainer.distiller.total == 12
+
+
+def test_what_is_refused_with_one_clear_line(tmp_path: Path) -> None:
+    for settings, wrong in [
+        ({"max_steps": 6}, "'extraction' needs at least 7 steps; the budget is 6"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no meaning here"),
+        ({"keep": {"compute_loss_func": print}}, "compute_loss_func has no meaning here"),
+        ({"keep": {"mask": "kept"}}, "the batch has no entry 'kept' to be the mask of positions"),
+    ]:
+        with pytest.raises(ValueError, match=wrong):
+            trainer_of(tmp_path, **settings)

@@ -1,0 +1,218 @@
+"""A recorded teacher teaches what the live one does, and nothing else is taken for it."""
+
+import gc
+import json
+import weakref
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kdutils import curriculum, recorded, seeding
+from kdutils.curriculum import Curriculum, Stage
+from kdutils.distiller import Distiller
+from kdutils.losses import IGNORE
+from kdutils.probes.mediation import Shuffled
+from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
+from kdutils.tasks.models import Transformer
+
+WORDS, LENGTH, ROWS = 30, 6, 40
+
+
+def network(width: int, seed: int) -> nn.Module:
+    with seeding.global_rng(seed, "init"):
+        return Transformer(WORDS, width, 2, 2, LENGTH)
+
+
+def samples() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    generator = seeding.generator(0, "rows")
+    x = torch.randint(0, WORDS, (ROWS, LENGTH), generator=generator)
+    y = torch.where(torch.rand(ROWS, LENGTH, generator=generator) < 0.8, x.roll(-1, 1), IGNORE)
+    return list(zip(x, y, strict=True))
+
+
+ROWS_OF = samples()
+X, Y = (torch.stack(part) for part in zip(*ROWS_OF, strict=True))
+TEACHER = network(16, 1)
+AT = "blocks.0"
+PLANS: dict[str, Callable[[], Curriculum]] = {
+    "extraction": lambda: curriculum.extracted(TEACHER, [(AT, AT), ("blocks.1", "blocks.1")], 3),
+    "asked": lambda: curriculum.extracted(TEACHER, [(AT, AT)], 3, positions="asked"),
+    "position": lambda: curriculum.extracted(TEACHER, [(AT, AT)], 3, normalise="position"),
+    "FitNets": lambda: curriculum.fitnets(TEACHER, AT, AT, 3),
+    "joint": lambda: curriculum.joint(TEACHER, 0.5, AT, AT),
+    "tempered": lambda: Curriculum("tempered", (Stage(Output(TEACHER, 2.0, 2.0)),)),
+    "with labels": lambda: Curriculum("mixed", (Stage(WeightedSum(((0.5, Labels()), (0.5, Output(TEACHER))))),)),
+}
+SETTINGS: dict[str, Any] = {"calibration": X[:16], "calibration_labels": Y[:16]}
+
+
+def made(folder: Path, plan: Curriculum, rows: Any = None, **fields: Any) -> Path:
+    student = network(8, 2)
+    recorded.record(plan, student, ROWS_OF if rows is None else rows, folder,
+                    **{"batch": 7, "shard": 16, "top_k": None, **SETTINGS, **fields})  # fmt: skip
+    return folder
+
+
+def host(plan: Curriculum, **fields: Any) -> Distiller:
+    return Distiller(network(8, 2), plan, total=12, **SETTINGS, **fields)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_record_teaches_what_the_live_teacher_does(name: str, tmp_path: Path) -> None:
+    """To the precision of sixteen bits, loss by loss and weight by weight."""
+    live = host(PLANS[name]())
+    plan = recorded.plan(made(tmp_path, PLANS[name]()), of=PLANS[name]())
+    again = host(plan)
+    assert plan.name == PLANS[name]().name and [s.steps for s in plan.stages] == [s.steps for s in PLANS[name]().stages]
+    optimisers = [torch.optim.SGD(d.parameters(), 0.01) for d in (live, again)]
+    for step in range(12):
+        rows = torch.randperm(ROWS, generator=seeding.generator(step, "rows"))[:8]
+        told = [live(X[rows], Y[rows], step), again(X[rows], Y[rows], step, rows)]
+        torch.testing.assert_close(told[1], told[0], rtol=3e-3, atol=3e-4)
+        for optimiser, loss in zip(optimisers, told, strict=True):
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    for (name, one), two in zip(live.named_parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_no_teacher_is_in_memory(tmp_path: Path) -> None:
+    teacher = network(16, 1)
+    plan, gone = curriculum.extracted(teacher, [(AT, AT)], 3), weakref.ref(teacher)
+    made(tmp_path, plan)
+    live = host(plan)
+    del teacher, plan
+    gc.collect()
+    assert gone() is not None
+    del live
+    again = host(recorded.plan(tmp_path))
+    gc.collect()
+    assert gone() is None and again(X[:8], Y[:8], 0, range(8)) > 0
+
+
+@pytest.mark.parametrize("top_k", [4, 12])
+def test_the_likeliest_classes_and_the_rest_bound_the_divergence(top_k: int, tmp_path: Path) -> None:
+    """Lumping classes together loses divergence, never gains; the more are kept, the less; at the teacher it is 0."""
+    plan = curriculum.one_shot(TEACHER)
+    again = host(recorded.plan(made(tmp_path, plan, top_k=top_k)))
+    whole, some = host(plan)(X, Y, 0), again(X, Y, 0, range(ROWS))
+    asked = Y != IGNORE
+    p, q = (n(X)[asked].log_softmax(-1) for n in (TEACHER, again.student))
+    top = p.topk(top_k, -1).indices
+    lumped = []
+    for logs in (p, q):
+        kept = logs.gather(-1, top).exp()
+        lumped.append(torch.cat([kept, 1 - kept.sum(-1, keepdim=True)], -1))
+    expected = (lumped[0] * (lumped[0] / lumped[1]).log()).sum(-1).mean()
+    torch.testing.assert_close(some, expected, rtol=5e-3, atol=1e-5)
+    assert 0 < some < whole
+    twin = Distiller(network(16, 1), recorded.plan(tmp_path), total=12, **SETTINGS)
+    assert twin(X, Y, 0, range(ROWS)).abs() < 1e-4
+
+
+class Failing(list):
+    """Rows of which one cannot be read, as when the machine is switched off there."""
+
+    def __getitem__(self, row: int) -> Any:
+        if row == 35:
+            raise KeyboardInterrupt
+        return super().__getitem__(row)
+
+
+def test_a_record_that_was_stopped_goes_on_and_is_the_same(tmp_path: Path) -> None:
+    plan = PLANS["extraction"]()
+    whole = made(tmp_path / "whole", plan)
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path / "part", plan, Failing(ROWS_OF))
+    with pytest.raises(ValueError, match="holds 32 of 40 rows: call record again"):
+        recorded.plan(tmp_path / "part")
+    first = tmp_path / "part" / "0000000000.safetensors"
+    before = first.stat().st_mtime_ns
+    made(tmp_path / "part", plan)
+    assert first.stat().st_mtime_ns == before
+    files = sorted(path.name for path in whole.iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "part").iterdir())
+    for name in files:
+        assert (whole / name).read_bytes() == (tmp_path / "part" / name).read_bytes(), name
+
+
+def test_the_teacher_runs_once_a_batch(tmp_path: Path) -> None:
+    teacher, calls = network(16, 1), []
+    made(tmp_path / "0", curriculum.extracted(teacher, [(AT, AT), ("blocks.1", "blocks.1")], 3))
+    teacher.register_forward_pre_hook(lambda *_: calls.append(1))
+    plan = curriculum.extracted(teacher, [(AT, AT), ("blocks.1", "blocks.1")], 3)
+    counts = []
+    for shard in (40, 20):  # 4 batches of 10 rows each
+        calls.clear()
+        made(tmp_path / str(shard), plan, batch=10, shard=shard)
+        counts.append(len(calls))
+    calls.clear()
+    made(tmp_path / "more", plan, ROWS_OF * 2, batch=10, shard=40)
+    assert len(calls) - counts[0] == 4 and counts[0] == counts[1]
+
+
+def test_hidden_targets_are_as_wide_as_the_student(tmp_path: Path) -> None:
+    plan = made(tmp_path, PLANS["extraction"](), top_k=8)
+    shard = recorded.shards.Targets(plan, recorded.shards.read(plan)).shard(0)
+    assert shard["t0/values"].shape == (16, LENGTH, 8) and shard["t0/values"].dtype == torch.float16
+    assert shard["t2/ids"].shape == (16, LENGTH, 8) and shard["t2/log_p"].shape == (16, LENGTH, 9)
+    bytes_a_token = sum(v[0, 0].numel() * v.element_size() for k, v in shard.items() if v.dim() == 3)
+    assert bytes_a_token == 2 * 8 * 2 + 8 * 2 + 9 * 2
+
+
+def refused(action: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_refused_with_one_clear_line(tmp_path: Path) -> None:
+    plan = PLANS["extraction"]
+    folder = made(tmp_path / "record", plan())
+    another = partial(curriculum.extracted, network(16, 5), [(AT, AT), ("blocks.1", "blocks.1")], 3)
+    told = "has targets of another plan, teacher or data set: "
+    refused(lambda: made(folder, another()), told + "t0: about: ")
+    refused(lambda: recorded.plan(folder, of=another()), told + "t0: ")
+    refused(lambda: recorded.plan(folder, of=PLANS["joint"]()), told)
+    refused(lambda: made(folder, plan(), ROWS_OF[:30]), told + "40, not 30")
+    refused(lambda: made(folder, plan(), calibration=X[16:32]), told)
+    refused(lambda: made(folder, plan(), seed=1), told)
+    refused(lambda: recorded.plan(tmp_path), "holds no recorded targets: there is no about.json")
+
+    again, rows = host(recorded.plan(folder)), torch.arange(8)
+    refused(lambda: again(X[:8], Y[:8], 0), "a recorded plan needs rows=")
+    refused(lambda: again(X[:8], Y[:8], 0, rows + 1), "row 1 is not what was recorded: its inputs have changed")
+    refused(lambda: again(X[:8], Y[:8], 0, rows + 33), "row 40 was not recorded: there are 40")
+    refused(lambda: again(X[:8], Y[:8], 0, rows[:7]), "a batch of 8 samples needs as many rows, not 7")
+    wide = partial(Distiller, network(12, 2), total=12, **SETTINGS)
+    refused(
+        lambda: wide(recorded.plan(folder)), "'blocks.0' of the student is 12 wide, the targets were recorded for 8"
+    )
+
+    path = folder / "0000000000.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    refused(lambda: host(recorded.plan(folder)), "is missing or damaged: call record again, without it")
+    path.unlink()
+    made(folder, plan())
+    assert host(recorded.plan(folder))(X[:8], Y[:8], 0, rows) == again(X[:8], Y[:8], 0, rows)
+
+
+@pytest.mark.parametrize("signal", [
+    Hidden(TEACHER, AT, AT, redraw=True), Output(TEACHER, share=0.5), Shuffled(Regressed(TEACHER, AT, AT)),
+])  # fmt: skip
+def test_what_changes_while_the_student_learns_is_not_recorded(signal: Any, tmp_path: Path) -> None:
+    refused(lambda: made(tmp_path, Curriculum("no", (Stage(signal),))), "cannot be recorded")
+
+
+def test_a_resume_under_other_targets_is_refused(tmp_path: Path) -> None:
+    one = host(recorded.plan(made(tmp_path / "1", PLANS["extraction"]())))
+    two = host(recorded.plan(made(tmp_path / "2", PLANS["extraction"](), top_k=4)))
+    refused(lambda: two.load_state_dict(one.state_dict()), "the saved state is of another curriculum")
+    about = json.loads((tmp_path / "1" / "about.json").read_text())
+    assert about["rows"] == ROWS and set(about["shards"]) == {f"{n:010d}.safetensors" for n in (0, 16, 32)}

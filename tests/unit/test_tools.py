@@ -1,0 +1,84 @@
+"""What the site is made with: examples of the tools and the extensions, plain copies, the weight of a page."""
+
+import doctest
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+for folder in ("tools", "_ext"):
+    sys.path.insert(0, str(ROOT / folder))
+
+
+@pytest.mark.parametrize("name", ["plain", "reference", "docstrings", "offline_site"])
+def test_examples(name):
+    outcome = doctest.testmod(importlib.import_module(name))
+    assert outcome.failed == 0 < outcome.attempted
+
+
+def test_a_plain_copy_holds_all_but_pictures():
+    import plain
+
+    outputs = [
+        {"output_type": "stream", "text": ["a\n", "b\n"]},
+        {"output_type": "display_data", "data": {"image/svg+xml": "<svg/>", "text/plain": "<Figure>"}},
+        {"output_type": "display_data", "data": {plain.WIDGET: {}, "text/plain": "Explorer: x"}},
+        {"output_type": "display_data", "data": {"text/html": "<table>", "text/plain": "holds: y"}},
+    ]
+    alt = {"mystnb": {"image": {"alt": "two curves"}}}
+    cell = {"cell_type": "code", "source": ["x = 1\n", "x"], "metadata": alt, "outputs": outputs}
+    text = plain.chapter({"cells": [cell]})
+    assert text == (
+        "```python\nx = 1\nx\n```\n\n```text\na\nb\n```\n\n"
+        "[Figure: two curves]\n\nExplorer: x\n\n```text\nholds: y\n```\n"
+    )
+
+
+def test_llms_txt_lists_all_pages_by_part(tmp_path):
+    import plain
+
+    source, html = tmp_path / "source", tmp_path / "html"
+    for folder in (source, html):
+        (folder / "book").mkdir(parents=True)
+    (source / "_toc.yml").write_text(
+        "root: book/index\nparts:\n- caption: One\n  chapters:\n  - file: book/01_a\n  - file: book/b\n"
+        "    sections:\n    - file: book/c\n"
+    )
+    (source / "book" / "index.md").write_text("# A book\n\nWhat it says.\n\nMore.\n")
+    cells = [{"cell_type": "markdown", "source": "# First\n\n**A claim.**\n\nText.", "metadata": {}}]
+    (source / "book" / "01_a.ipynb").write_text(json.dumps({"cells": cells}))
+    (source / "book" / "b.md").write_text("# Second\n\nText.\n")
+    (source / "book" / "c.md").write_text("# Third\n\n```{eval-rst}\n```\n")
+    (source / "book" / "c.txt").write_text("# Third\n\nPlain.\n")
+    plain.write(source, html)
+    assert (html / "llms.txt").read_text() == (
+        "# A book\n\n> What it says.\n\n## One\n\n- [First](book/01_a.md): A claim.\n- [Second](book/b.md)\n"
+        "- [Third](book/c.md)\n"
+    )
+    assert (html / "book" / "c.md").read_text() == "# Third\n\nPlain.\n"
+
+
+def test_the_reference_names_every_module():
+    import reference
+
+    listed = {name for room in reference.ROOMS for name in reference.modules(room)}
+    there = {".".join(p.relative_to(ROOT).with_suffix("").parts) for p in (ROOT / "kdutils").rglob("*.py")}
+    packages = {name for name in there if name.endswith(".__init__")}
+    assert there - packages <= listed, f"add the room of {there - packages - listed} to tools/reference.py"
+    assert "0x" not in "".join(map(reference.text, reference.ROOMS)), "an address changes from run to run"
+
+
+@pytest.mark.parametrize(
+    ("models", "light"),
+    [
+        ([{"model_module": "anywidget"}, {"model_name": "LayoutModel"}], True),
+        ([{"model_module": "anywidget"}, {"model_name": "IntSliderModel", "model_module": "@jupyter-widgets"}], False),
+    ],
+)
+def test_the_widget_manager_is_left_out_only_beside_explorers(models, light):
+    import offline_site
+
+    assert offline_site.only_explorers(json.dumps({"state": dict(enumerate(models))})) == light
