@@ -15,8 +15,8 @@ from kdutils.pages import plots
 HERE, ROOM = Path(__file__).parent, Path(plots.__file__).parent
 START = """
 const begin = () => (showFilm(), askAll());
-if (document.readyState === "loading") addEventListener("DOMContentLoaded", begin);
-else begin();
+if (document.readyState === "complete") begin();
+else addEventListener("DOMContentLoaded", begin); // all deferred scripts have run by then
 """
 
 
@@ -44,12 +44,12 @@ def _write(app: Any) -> None:
 
 def _add_film(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     if page == app.config.root_doc:
-        app.add_js_file("film-data.js", priority=400)
+        app.add_js_file("film-data.js", loading_method="defer")
 
 
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx's entry point."""
-    app.add_js_file("live.js")
+    app.add_js_file("live.js", loading_method="defer")
     app.add_css_file("live.css")
     app.connect("builder-inited", _write)
     app.connect("html-page-context", _add_film)
