@@ -1,15 +1,18 @@
-"""Speed, as ratios within one run: seconds differ between machines, ratios hardly. One rate: the sampler of sentences.
+"""Speed, as ratios within one run: seconds differ between machines, ratios hardly. Two rates stand beside them.
 
 Each time is the least of several repeats. `make bench` prints the table.
 """
 
 from __future__ import annotations
 
+import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -156,7 +159,19 @@ def kernels(network: Transformer, members: int, batch: int, length: int) -> Call
     return work
 
 
+def playground() -> None:
+    """Steps a second of the playground's students: its own script, in Node.js."""
+    if not (node := shutil.which("node")):
+        print("steps a second in the playground: not measured, for Node.js is missing")
+        return
+    script = Path(__file__).with_name("playground.cjs")
+    for line in subprocess.run([node, script], capture_output=True, text=True, check=True).stdout.splitlines():
+        signal, rate = line.split()
+        print(f"{'playground, steps a second: ' + signal:>45} {float(rate):6,.0f}   (target at least 2,000)")
+
+
 def main() -> None:
+    playground()
     labels, task = curriculum.from_labels(), SparseParity(50, 6)
     small = partial(MLP, 50, 100)
     one, eight = (step(small, seeds, task, 64, labels, 400) for seeds in (1, 8))

@@ -1,4 +1,4 @@
-"""Train the playground's teachers and write them to `_static/play/teachers.js`; the same command, the same file.
+"""Train the playground's teachers and write them to `site_assets/play/teachers.js`; the same command, the same file.
 
 Each is an `MLP` that learned its parity from labels, with two of its checkpoints. Weights are stored in one byte each.
 What the page and its tests use is what these bytes stand for (`load`), never the weights before rounding.
@@ -22,7 +22,7 @@ from kdutils.lab.training import train
 from kdutils.tasks.models import MLP
 from kdutils.tasks.parity import SparseParity
 
-FILE = Path(__file__).resolve().parents[1] / "_static" / "play" / "teachers.js"
+FILE = Path(__file__).resolve().parents[1] / "site_assets" / "play" / "teachers.js"
 BITS, ORDERS = (10, 15, 20, 25, 30), (2, 3, 4, 5)  # d, and k
 WIDTH, RATE, BATCH, SEED, LONGEST = 64, 1.0, 64, 0, 20_000
 HEAD, TAIL = "const kdTeachers = ", ';\nif (typeof module !== "undefined") module.exports = kdTeachers;\n'

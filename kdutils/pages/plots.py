@@ -202,7 +202,7 @@ def ratios(groups: Mapping[str, Mapping[str, Estimate]], ax: Axes | None = None,
     row, names = 0, []
     for index, (group, rows) in enumerate(groups.items()):
         shade = colour("", index)
-        ax.text(right, row - 0.1, group, color=shade, ha="right", va="bottom", fontsize=11)
+        ax.text(right, row + 0.2, group, color=shade, ha="right", va="center", fontsize=11)
         row += 1
         for name, found in rows.items():
             if found.bound == "not identified":
@@ -246,6 +246,7 @@ def against(
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="samples to the mark")
     ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
     ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(EngFormatter(sep=""))
     ax.yaxis.set_minor_formatter(NullFormatter())
     return ax

@@ -6,7 +6,7 @@ import path from "node:path";
 const require = createRequire(path.join(process.env.NODE_HOME, "x.js"));
 const { chromium } = require("playwright-core");
 const { AxeBuilder } = require("@axe-core/playwright");
-const here = createRequire(import.meta.url), [executablePath, file] = process.argv.slice(2), folder = "../../_static/play/";
+const here = createRequire(import.meta.url), [executablePath, file] = process.argv.slice(2), folder = "../../site_assets/play/";
 const S = here(`${folder}settings.js`), engine = here(`${folder}engine.js`)(), teachers = here(`${folder}teachers.js`);
 const browser = await chromium.launch({ executablePath, args: ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"] });
 const address = (hash) => pathToFileURL(file).href + hash;
@@ -25,7 +25,7 @@ function expected(hash) {
 async function open(hash, { width = 1280, dark = false, still = false } = {}) {
   const context = await browser.newContext({ viewport: { width, height: 860 }, colorScheme: dark ? "dark" : "light", reducedMotion: still ? "reduce" : "no-preference" });
   const page = await context.newPage(), bad = [];
-  page.setDefaultTimeout(300_000); // ms: only a page that is broken waits so long
+  page.setDefaultTimeout(120_000); // ms: only a page that is broken waits so long
   await context.route(/^(?!file:|data:|blob:|about:)/, (route) => (bad.push(route.request().url()), route.abort()));
   page.on("pageerror", (e) => bad.push(e.message));
   page.on("console", (m) => m.type() === "error" && bad.push(m.text()));
@@ -81,7 +81,7 @@ for (const width of [1280, 360]) { // by keys to the end of a run, then its numb
   await act("steps", async () => (await page.getByLabel("Student B, stage 2: steps").fill("30"), page.keyboard.press("Enter")));
   await act("earlier", () => press(page, "Student B: stage 2 earlier"));
   await act("away", () => press(page, "Student B: take stage 2 away"));
-  await act("short", () => page.getByLabel("Steps", { exact: true }).selectOption({ index: 0 }));
+  await act("short", () => page.locator("[data-key=steps]").selectOption({ index: 0 }));
   await act("long", async () => (await page.getByLabel("Student B, stage 1: steps").fill("700"), page.keyboard.press("Enter")));
   await fast(page);
   await press(page, "Play");
@@ -118,7 +118,7 @@ for (const width of [1280, 360]) { // by keys to the end of a run, then its numb
   await context.close();
 }
 { // a rate at which numbers grow without end is said, not drawn as a result
-  const { page, bad, context } = await open("#d=30&k=5&width=64&steps=500&ra=3&rb=3&a=sparse&b=dense");
+  const { page, bad, context } = await open("#d=30&k=5&width=64&steps=500&ra=10&rb=1&a=labels&b=dense:50,final");
   await fast(page);
   await press(page, "Play");
   say("rate", { bad, end: await finished(page) });

@@ -97,6 +97,13 @@ def test_less_motion_draws_only_at_rest(driven):
     assert report["step"] > 500 and not report["moved"] and report["rested"]
 
 
+def test_numbers_that_grow_without_end_are_said_to(driven):
+    (report,) = seen(driven, "rate")
+    lines = report["end"]["words"].splitlines()
+    assert "grew without end at step" in lines[1] and "smaller learning rate" in lines[1]
+    assert "accuracy" in lines[2] and "without end" not in lines[2], "the other student goes on"
+
+
 def test_links_of_the_book_name_settings_that_there_are(driven):
     assert len(settings()) >= 6
     assert seen(driven, "links")[0]["problems"] == {}

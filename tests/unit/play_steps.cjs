@@ -1,6 +1,6 @@
 // Train the playground's students on numbers that kdutils drew: JSON in (see test_playground.py), weights and spectra out.
 const path = require("node:path");
-const folder = path.join(__dirname, "..", "..", "_static", "play");
+const folder = path.join(__dirname, "..", "..", "site_assets", "play");
 const engine = require(path.join(folder, "engine.js"))(), teachers = require(path.join(folder, "teachers.js"));
 const given = JSON.parse(require("node:fs").readFileSync(0, "utf8"));
 const floats = (text) => new Float32Array(Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer);

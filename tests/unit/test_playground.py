@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -162,3 +163,28 @@ def test_one_curriculum_of_the_chapters_is_one_of_the_page():
     assert curriculum.extracted(teacher, steps=20).stages == (
         Stage(signals.Hidden(teacher), 20), Stage(signals.Output(teacher)),
     )  # fmt: skip
+
+
+# What the page says of each setting in its table: the samples of A over those of B, median over seeds (None: never).
+POINTS = {
+    "labels and one-shot": (0.5, 2.0),
+    "one-shot and a checkpoint": (1.3, 10.0),
+    "one-shot and extraction": (3.0, 20.0),
+    "extraction and its control": (0.0, 0.4),
+    "few bits": (0.0, 0.8),
+    "three bits, a larger rate": (0.8, 2.0),
+}
+
+
+def test_the_settings_on_the_page_show_what_it_says():
+    text = (ROOT / "book" / "playground.md").read_text(encoding="utf-8")
+    linked = dict(re.findall(r"^\| \[(.+?)\]\(playground\.md(#.+?)\)", text, re.MULTILINE))
+    assert sorted(linked) == sorted(POINTS)
+    given = json.dumps({"addresses": list(linked.values()), "seeds": [1, 2, 3]})
+    done = subprocess.run(["node", ROOT / "tests" / "unit" / "play_race.cjs"], input=given, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name, pairs in zip(linked, json.loads(done.stdout), strict=True):
+        low, high = POINTS[name]
+        ratios = [(np.inf if a is None else a) / (np.inf if b is None else b) for a, b in pairs]
+        assert low <= np.median(ratios) <= high, (name, pairs)

@@ -36,7 +36,8 @@
       Object.assign(s, now);
       s.curve.push(...accuracy);
     });
-    Object.assign(run, { step: answer.step, done: answer.done, ready: true, steps: run.steps + steps, seconds: run.seconds + (steps ? answer.seconds : 0) });
+    Object.assign(run, { step: answer.step, done: answer.done, ready: true });
+    if (steps >= 50) Object.assign(run, { steps: run.steps + steps, seconds: run.seconds + answer.seconds }); // in few, the clock and the pictures count most
     run.pace = steps ? Math.max(1, Math.round((0.08 * steps) / Math.max(answer.seconds, 1e-4))) : 50;
     if (run.done && playing) pause();
     else draw();
@@ -201,10 +202,10 @@
     const said = both.map((s, i) => {
       const { d, k } = settings, share = s.weights.reduce((sum, w, n) => sum + (n % d < k ? w * w : 0), 0) / s.weights.reduce((sum, w) => sum + w * w, 0);
       const at = reached(s);
-      maps[i].show(s.weights, run.high, [strong(`${NAMES[i]}: `), "first-layer weights"], `First-layer weights of student ${NAMES[i]}, neurons by bits: ${percent(share)} of their squares lie on the support; chance is ${percent(k / d)}.`);
+      maps[i].show(s.weights, run.high, [strong(`${NAMES[i]}: `), "first-layer weights"], s.diverged ? "Weights that are no numbers any more." : `First-layer weights of student ${NAMES[i]}, neurons by bits: ${percent(share)} of their squares lie on the support; chance is ${percent(k / d)}.`);
       s.spectra.forEach((values, n) => {
         if (!spectra[i][n]) {
-          spectra[i][n] = chart({ x: [-0.7, d - 0.3], y: loudest, xlabel: "bit", ylabel: "|correlation|", height: 130 });
+          spectra[i][n] = chart({ x: [-0.7, d - 0.3], y: loudest, xlabel: "bit", ylabel: "|correlation|", height: 150 });
           columns[i].append(spectra[i][n].host);
         }
         const matched = S.signals[s.plan[n].signal].words, [on, off] = [true, false].map((side) => mean([...values].filter((_, bit) => bit < k === side)));

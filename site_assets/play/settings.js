@@ -1,7 +1,7 @@
 // What one can set, its name in the page's address (#d=20&k=5&a=final&b=dense:50,final), and what an address may hold.
 const kdSettings = (() => {
   "use strict";
-  const choices = { d: [10, 15, 20, 25, 30], k: [2, 3, 4, 5], width: [8, 16, 32, 64], steps: [200, 500, 1000, 2000, 4000, 8000, 16000], rate: [0.1, 0.3, 0.5, 1, 2, 3] };
+  const choices = { d: [10, 15, 20, 25, 30], k: [2, 3, 4, 5], width: [8, 16, 32, 64], steps: [200, 500, 1000, 2000, 4000, 8000, 16000], rate: [0.1, 0.3, 0.5, 1, 2, 3, 10] };
   const start = { d: 20, k: 5, width: 32, steps: 2000, seed: 1, ra: 1, rb: 1, a: "final", b: "dense:50,final" };
   const most = { stages: 6, seed: 999999 };
   // A signal's name in the address, and what it says; `look` is the arm of the book whose colour it has.
@@ -75,7 +75,7 @@ const kdSettings = (() => {
 
   /** What the engine is given. */
   const forEngine = (s) => ({
-    d: s.d, k: s.k, width: s.width, seed: s.seed, steps: s.steps, every: Math.max(5, Math.round(s.steps / 100)),
+    d: s.d, k: s.k, width: s.width, seed: s.seed, steps: s.steps, every: Math.max(10, Math.round(s.steps / 100)),
     students: [["a", "ra"], ["b", "rb"]].map(([p, r]) => ({ rate: s[r], stages: stages(s[p], s.steps) })),
   });
 
