@@ -239,8 +239,7 @@ function kdEngine() {
       return { kind: "output", teacher: networks[name] };
     };
     const held = source.heldOut(), count = held.length / d, truth = labels(held, count, d, k), probe = source.probe(), seen = {};
-    const room = { act: new Float32Array(BATCH * width), back: new Float32Array(BATCH * width), p: new Float32Array(2 * BATCH), row: new Float64Array(d) };
-    const first = source.initial();
+    const room = { act: new Float32Array(BATCH * width), back: new Float32Array(BATCH * width), p: new Float32Array(2 * BATCH), row: new Float64Array(d) }, first = source.initial();
     const students = settings.students.map((plan) => {
       let end = 0;
       const ends = plan.stages.map((stage) => (end = stage.steps === null ? Math.max(steps, end) : end + stage.steps));
