@@ -1,9 +1,9 @@
 """Keep the site self-contained and light, and its console clean.
 
 No script comes twice, and none where it is not needed: no Thebe; not Font Awesome's script, whose icons the theme's
-style sheet draws too; the widget manager only on pages that have other widgets than explorers. Images are loaded when
-they are about to be seen, and state their size, so that nothing jumps. Where the fetched browser files are missing
-(`tools/fetch_site_assets.py`), math and widgets come from the network.
+style sheet draws too; no widget manager. Explorers draw themselves (`site_assets/draw-explorers.js`), and in place of a
+widget that needs a kernel the page says so. Images are loaded when they are about to be seen, and state their size, so
+that nothing jumps. Where MathJax was not fetched (`tools/fetch_site_assets.py`), it comes from the network.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import imagesize
-from myst_nb.core.config import ipywidgets_js_factory
 from sphinx.ext.mathjax import MATHJAX_URL
 from sphinx.util import logging
 
@@ -30,22 +29,31 @@ SPY = """addEventListener("DOMContentLoaded", () => {
 def _need_vendor(app: Any, config: Any) -> None:
     if (Path(app.confdir) / "site_assets" / "vendor" / "STAMP").is_file():
         return
-    config.mathjax_path, config.nb_ipywidgets_js = MATHJAX_URL, ipywidgets_js_factory()
+    config.mathjax_path = MATHJAX_URL
     logger.warning("site_assets/vendor is missing, so the site needs a network: run tools/fetch_site_assets.py first")
 
 
 STATE = "application/vnd.jupyter.widget-state+json"
-MANAGER = ("require.js", "local-paths.js", "embed-amd.js")
+VIEW = re.compile(r'<script type="application/vnd\.jupyter\.widget-view\+json">(.+?)</script>', re.DOTALL)
+NEEDS_KERNEL = '<p class="kd-note">These controls need a running kernel: open this page with the rocket above.</p>'
 
 
-def only_explorers(state: str) -> bool:
-    """Whether a page's widget state holds explorers and their layouts, and nothing that needs the widget manager.
+def only_explorers(body: str, states: list[str]) -> str:
+    """A page's HTML with a note in place of each widget that is not drawn by its own code.
 
-    >>> only_explorers('{"state": {"a": {"model_module": "anywidget"}, "b": {"model_name": "IntSliderModel"}}}')
-    False
+    >>> view = '<script type="application/vnd.jupyter.widget-view+json">{"model_id": "a"}</script>'
+    >>> only_explorers(view, ['{"state": {"a": {"model_module": "anywidget"}}}']) == view
+    True
+    >>> only_explorers(view, ['{"state": {"a": {"model_module": "@jupyter-widgets/controls"}}}']) == NEEDS_KERNEL
+    True
     """
-    models = json.loads(state)["state"].values()
-    return all(m.get("model_module") == "anywidget" or m.get("model_name") == "LayoutModel" for m in models)
+    models = {name: model for state in states for name, model in json.loads(state)["state"].items()}
+
+    def mend(match: re.Match[str]) -> str:
+        module = models[json.loads(match[1])["model_id"]]["model_module"]
+        return match[0] if module == "anywidget" else NEEDS_KERNEL
+
+    return VIEW.sub(mend, body)
 
 
 def lazy(app: Any, body: str) -> str:
@@ -63,18 +71,15 @@ def lazy(app: Any, body: str) -> str:
 
 def _clean(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     states = [s.attributes["body"] for s in context.get("script_files", []) if s.attributes.get("type") == STATE]
-    light = bool(states) and all(map(only_explorers, states))
-    if light:
-        app.add_js_file("../explorers.js", loading_method="defer")
     if "body" in context:
-        context["body"] = lazy(app, context["body"])
+        context["body"] = only_explorers(lazy(app, context["body"]), states)
+    if VIEW.search(context.get("body", "")):
+        app.add_js_file("../draw-explorers.js", loading_method="defer")
     seen, kept = set(), []
     for script in context.get("script_files", []):
         attributes = getattr(script, "attributes", {})
         name = str(getattr(script, "filename", script))
         if "THEBE_JS_URL" in (attributes.get("body") or "") or "sphinx-thebe.js" in name:
-            continue
-        if light and name.endswith(MANAGER):
             continue
         key = name, tuple(sorted((k, str(v)) for k, v in attributes.items()))
         if key not in seen:

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
-from kdutils import curriculum, projections
+from kdutils import curriculum, projections, recorded
 from kdutils.curriculum import Curriculum, Stage
+from kdutils.distiller import Distiller
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.lab import GrammarLab, TextLab, TransformerParityLab
 from kdutils.lab.optimisers import SGD, Adam, Optimiser
@@ -170,8 +171,46 @@ def playground() -> None:
         print(f"{'playground, steps a second: ' + signal:>45} {float(rate):6,.0f}   (target at least 2,000)")
 
 
+def recorded_against_live(rows: int = 8, length: int = 64, top_k: int = 32) -> dict[str, float]:
+    """Seconds of a student's step with SmolLM2-135M's shape as live teacher over one with its record, in each stage.
+
+    The teacher's weights are random: they do not change what it costs.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def llama(width: int, layers: int, heads: int, shared: int, inner: int) -> torch.nn.Module:
+        return LlamaForCausalLM(LlamaConfig(
+            vocab_size=49152, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads,
+            num_key_value_heads=shared, intermediate_size=inner, tie_word_embeddings=True,
+        ))  # fmt: skip
+
+    teacher, student = llama(576, 30, 9, 3, 1536), llama(64, 2, 2, 2, 256)
+    live = curriculum.extracted(teacher, [("model.layers.9", "model.layers.0")], steps=1)
+    ids = torch.randint(0, 49152, (rows, length), generator=torch.Generator().manual_seed(0))
+    batch, calibration, ratios = {"input_ids": ids[:4]}, {"input_ids": ids}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = [{"input_ids": row} for row in ids]
+        recorded.record(live, student, data, folder, calibration=calibration, top_k=top_k, batch=4)
+        hosts = [Distiller(student, plan, total=2, calibration=calibration) for plan in (live, recorded.plan(folder))]
+    optimiser = torch.optim.AdamW(student.parameters(), 1e-3)
+
+    def work(host: Distiller, stage: int) -> None:
+        optimiser.zero_grad()
+        host(batch, None, stage, range(4)).backward()
+        optimiser.step()
+
+    for stage, name in enumerate(("hidden", "output")):
+        seconds = [least(partial(work, host, stage), 3) for host in hosts]
+        ratios[name] = seconds[0] / seconds[1]
+    return ratios
+
+
 def main() -> None:
     playground()
+    for name, ratio in recorded_against_live().items():
+        what = f"live SmolLM2-135M / its record, {name} stage"
+        print(f"{what:<46}{ratio:6.1f}   (target at least 5)")
+
     labels, task = curriculum.from_labels(), SparseParity(50, 6)
     small = partial(MLP, 50, 100)
     one, eight = (step(small, seeds, task, 64, labels, 400) for seeds in (1, 8))

@@ -163,7 +163,7 @@ def _inner(thing: Any) -> list[Any]:
     return [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
 
 
-def holds(thing: Any, kind: type) -> bool:
+def holds(thing: Any, kind: type | tuple[type, ...]) -> bool:
     pairs = thing if isinstance(thing, tuple) else _inner(thing)
     return isinstance(thing, kind) or any(holds(part, kind) for part in pairs)
 

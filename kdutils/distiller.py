@@ -5,6 +5,7 @@ The signals are those of `kdutils.signals`, bound to the reader's own live netwo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,7 @@ from torch import distributed, nn
 
 from kdutils import binding, checks, reading
 from kdutils.curriculum import Curriculum
+from kdutils.losses import IGNORE
 from kdutils.signals import Bound, Labels
 
 
@@ -124,20 +126,32 @@ class Distiller(nn.Module):
         self._now = self.stage_at(step)
         if not self.student.training:
             raise ValueError("the student is in eval mode: call train() before a step, and evaluate the student itself")
-        if labels is None and self._labels[self._now]:
-            raise ValueError(f"stage {self._now + 1} learns from labels: give them, not None")
+        if self._labels[self._now] and (not isinstance(labels, torch.Tensor) or labels.is_floating_point()):
+            found = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
+            raise ValueError(f"stage {self._now + 1} learns from labels: give whole numbers, not {found}")
         self._check_place()
         if not self._agreed:
             self._agree()
+            if any(self._labels):
+                _look(batch, labels)
         bound = self._bounds[self._now]
         self._one.enter(self._now)
         self._one.rows = rows
         target = bound.target(binding.lead(batch), binding.lead(labels))
+        self._one.enter()  # what teachers said is not held while the student runs
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
         values = reading.outputs_at(self.student, batch, reads)
+        self._check_labels(values.get(reading.OUTPUT), labels)
         loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
         self.drawn.step.fill_(int(step))
         return loss.squeeze(0)
+
+    def _check_labels(self, outputs: torch.Tensor | None, labels: Any) -> None:
+        if outputs is None or not isinstance(labels, torch.Tensor) or outputs.shape[:-1] == labels.shape:
+            return
+        if self._labels[self._now] or outputs.dim() > 2:
+            needed = f"outputs {tuple(outputs.shape)} need labels {tuple(outputs.shape[:-1])}"
+            raise ValueError(f"{needed}, not {tuple(labels.shape)}")
 
     def _check_place(self) -> None:
         if (where := next(self.student.parameters()).device) != self._one.device:
@@ -180,3 +194,13 @@ class Distiller(nn.Module):
             for name, parameter in named.items():
                 if parameter.requires_grad:
                     parameter.register_post_accumulate_grad_hook(partial(drop, name))
+
+
+def _look(batch: Any, labels: Any) -> None:
+    """Warn of labels that were not shifted, as models of transformers do inside."""
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else batch
+    if not (isinstance(ids, torch.Tensor) and isinstance(labels, torch.Tensor) and ids.dim() == 2):
+        return
+    if ids.shape == labels.shape and bool((labels == ids)[labels != IGNORE].all()):
+        advice = "a causal language model needs the next token at each position, -100 at the last"
+        warnings.warn(f"the labels are the inputs themselves: {advice}", stacklevel=3)

@@ -17,12 +17,13 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-from kdutils import seeding
+from kdutils import binding, recorded, seeding
 from kdutils.curriculum import Curriculum
 from kdutils.distiller import Distiller
 from kdutils.losses import IGNORE
 
 FILE = "curriculum.safetensors"  # in a checkpoint, beside the student: what was drawn, the step, learned regressors
+ROW = "row"  # the entry of a batch that holds the numbers of its rows in the training set, for recorded plans
 CALIBRATION = 64  # rows of the training set that fix the scale of hidden targets, unless others are given
 
 
@@ -35,7 +36,8 @@ class CurriculumTrainer(Trainer):
     Args:
         model, args, kwargs: as the Trainer's; labels of causal language models are the inputs themselves, as usual
             there, and are shifted here.
-        curriculum: a plan, as from `kdutils.curriculum`; its budget is the Trainer's number of optimiser steps.
+        curriculum: a plan, as from `kdutils.curriculum`, or a recorded one (see `record`); its budget is the Trainer's
+            number of optimiser steps.
         calibration: a batch without labels, the same in every process. None: the first rows of the training set.
         mask: as in `Distiller`; "attention_mask" counts only where batches have such an entry.
         units, vocabulary: as in `Distiller`. Its seed is `args.seed`.
@@ -85,10 +87,13 @@ class CurriculumTrainer(Trainer):
             mask = None
         name = type(self.accelerator.unwrap_model(model)).__name__
         self.shift_labels = name in CAUSAL.values() if shift_labels is None else shift_labels
+        self._settings = {"calibration": batch, "mask": mask, "units": units, "vocabulary": vocabulary,
+                          "seed": args.seed}  # fmt: skip
+        if any(binding.holds(s.signal, recorded.RECORDED) for s in curriculum.stages):
+            self._number_rows()
         self.distiller = self.model = self.model_wrapped = _Hosted(
-            self.model, curriculum, total=self._steps(), calibration=batch, mask=mask, units=units,
-            vocabulary=vocabulary, seed=args.seed,
-        )  # fmt: skip
+            self.model, curriculum, total=self._steps(), **self._settings
+        )
         if fresh_moments:
             self.add_callback(_FreshMoments(self.distiller.starts[1:]))
 
@@ -101,24 +106,59 @@ class CurriculumTrainer(Trainer):
         if self.train_dataset is None:
             raise ValueError("without a train_dataset, give a batch for calibration")
         with seeding.global_rng(self.args.seed, "calibration"):  # collators may draw at random
-            rows = list(islice(iter(self.train_dataset), CALIBRATION))
-            columns = self._signature_columns if self.args.remove_unused_columns else None
-            if columns and all(isinstance(row, Mapping) for row in rows):
-                rows = [{name: value for name, value in row.items() if name in columns} for row in rows]
-            batch = dict(self.data_collator(rows))
+            batch = self._collated(list(islice(iter(self.train_dataset), CALIBRATION)))
         return {name: value for name, value in batch.items() if name not in self.label_names}
+
+    def _collated(self, rows: list[Any]) -> dict[str, Any]:
+        """A batch as a step reads it."""
+        columns = self._signature_columns if self.args.remove_unused_columns else None
+        if columns and all(isinstance(row, Mapping) for row in rows):
+            rows = [{name: value for name, value in row.items() if name in columns} for row in rows]
+        return dict(self.data_collator(rows))
+
+    def record(self, folder: str | os.PathLike[str], **fields: Any) -> None:
+        """Run the teachers once over the training set, in this process alone; `kdutils.recorded.plan(folder)` is then
+        the `curriculum` of a trainer with the same training set, collator and seed.
+
+        Args:
+            fields: as of `kdutils.recorded.record`: top_k, batch, shard.
+        """
+
+        def collate(rows: list[Any]) -> dict[str, Any]:
+            batch = self._collated(rows)
+            labels = [batch.pop(name) for name in self.label_names if name in batch]
+            return batch | {"labels": self._shifted(labels[0]) if labels else None}
+
+        plan, student = self.distiller.plan, self.distiller.student
+        recorded.record(plan, student, self.train_dataset, folder, collate=collate, **self._settings, **fields)
+
+    def _number_rows(self) -> None:
+        """Let every batch say which rows it has: their targets are looked up by number."""
+        if not hasattr(self.train_dataset, "__getitem__"):
+            raise ValueError("a recorded plan needs a train_dataset whose rows have numbers, not an iterable one")
+        self.train_dataset, collate = _Numbered(self.train_dataset), self.data_collator
+        self._signature_columns = [*self._signature_columns, ROW]
+
+        def numbered(rows: list[Any]) -> dict[str, Any]:
+            numbers = [row[ROW] for row in rows if ROW in row]
+            batch = dict(collate([{name: value for name, value in row.items() if name != ROW} for row in rows]))
+            return batch | ({ROW: torch.tensor(numbers)} if numbers else {})
+
+        self.data_collator = numbered
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The stage's loss in training, the student's own in evaluation."""
-        if not model.training:
-            return super().compute_loss(model, inputs, return_outputs)
         batch = dict(inputs)
+        rows = batch.pop(ROW, None)
+        if not model.training:
+            return super().compute_loss(model, batch, return_outputs)
         labels = [batch.pop(name) for name in self.label_names if name in batch]
         if len(labels) > 1:
             raise ValueError(f"a curriculum knows one kind of labels, not {self.label_names}")
-        loss = model(distilled=(batch, self._shifted(labels[0]) if labels else None, self.state.global_step))
+        y = self._shifted(labels[0]) if labels else None
+        loss = model(distilled=(batch, y, self.state.global_step, rows))
         return (loss, {"loss": loss}) if return_outputs else loss
 
     def _shifted(self, labels: torch.Tensor) -> torch.Tensor:
@@ -166,6 +206,19 @@ class CurriculumTrainer(Trainer):
             return super()._load_best_model()
         with self._as_student():
             super()._load_best_model()
+
+
+class _Numbered(torch.utils.data.Dataset):
+    """Rows that know their numbers."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {**self.rows[row], ROW: int(row)}
 
 
 class _FreshMoments(TrainerCallback):

@@ -193,6 +193,9 @@ class RecordedOutput:
         return f"{self.targets.about['leaves'][self.key]['told']}, recorded"
 
 
+RECORDED = (RecordedLayer, RecordedOutput)
+
+
 @torch.no_grad()
 def _targets(
     one: binding.One, bounds: dict[str, Bound], found: dict[str, Signal], top_k: int | None, x: Any, y: Any

@@ -2,20 +2,17 @@
 
 Usage: `python tools/fetch_site_assets.py`. Does nothing when all of them are there already.
 
-MathJax, RequireJS and the widget manager come from npm at a pinned version and hash; the front end of
-anywidget comes out of the installed Python package, so the two always match. Nothing is half done: the
-files are gathered in a temporary folder that then takes the place of the old one.
+MathJax comes from npm at a pinned version and hash. Nothing is half done: the files are gathered in a temporary folder
+that then takes the place of the old one.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.metadata
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -57,20 +54,6 @@ class Package:
 
 PACKAGES = (
     Package(
-        "requirejs@2.3.8",
-        "7/cTSLOdYkNBNJcDMWf+luFvMriVm7eYxp4BcFCsAX0wF421Vyce5SXP17c+Jd5otXKGNehIonFlyQXSowL6Mw==",
-        folder="widgets",
-        strip="package/",
-        files=("require.js",),
-    ),
-    Package(
-        "@jupyter-widgets/html-manager@1.0.15",
-        "5thBIV6ymNgmPVOHvzx+gGy8ZSKmSazhtGw4/c4xJDVzRhG9PTeQsRjF3FUTopvFi//SABeNz1yp47bCrJ3CQA==",
-        folder="widgets",
-        strip="package/dist/",
-        files=("embed-amd.js", "*.woff2"),
-    ),
-    Package(
         "mathjax@3.2.2",
         "Bt+SSVU8eBG27zChVewOicYs7Xsdt40qm4+UpHyX7k0/O9NliPc+x77k1/FEsPsjKPZGJvtRZM1vO+geW0OhGw==",
         folder="mathjax",
@@ -83,9 +66,7 @@ PACKAGES = (
 def main() -> int:
     """Fetch what is missing; the exit status."""
     try:
-        stamp = "".join(
-            f"{line}\n" for line in (*(f"{p.name} {p.sha512}" for p in PACKAGES), f"anywidget {_anywidget_version()}")
-        )
+        stamp = "".join(f"{p.name} {p.sha512}\n" for p in PACKAGES)
         if _read(VENDOR / "STAMP") == stamp:
             return 0
         (ROOT / "_build").mkdir(exist_ok=True)  # on the same disk as the goal, and ignored by git
@@ -94,7 +75,6 @@ def main() -> int:
             _npm_pack([p.name for p in PACKAGES], Path(scratch))
             for package in PACKAGES:
                 _unpack(package, Path(scratch) / package.tarball, new)
-            shutil.copy(_anywidget_file(), new / "widgets" / "anywidget.js")
             (new / "STAMP").write_text(stamp, encoding="utf-8")
             if VENDOR.exists():
                 VENDOR.rename(Path(scratch) / "old")
@@ -146,24 +126,6 @@ def _unpack(package: Package, tarball: Path, vendor: Path) -> None:
                 target.write_bytes(tar.extractfile(member).read())
     if missing := sorted(set(package.files) - taken):
         raise FetchError(f"{package.name} has no {', '.join(missing)}: check PACKAGES in this script")
-
-
-def _anywidget_version() -> str:
-    try:
-        return importlib.metadata.version("anywidget")
-    except importlib.metadata.PackageNotFoundError:
-        raise FetchError(
-            "the Python package anywidget is missing: run this with the project's own Python (make setup)"
-        ) from None
-
-
-def _anywidget_file() -> Path:
-    path = Path(sysconfig.get_path("data")) / "share" / "jupyter" / "nbextensions" / "anywidget" / "index.js"
-    if not path.is_file():
-        raise FetchError(
-            "the installed anywidget has no front end (share/jupyter/nbextensions/anywidget): install it anew with pip"
-        )
-    return path
 
 
 if __name__ == "__main__":

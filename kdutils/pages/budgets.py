@@ -114,14 +114,17 @@ class Budgets:
         """The same after as many operations as `than` takes for `budget`; every schedule ends where it is read.
 
         Between two budgets of `arm` each student's end is read on a straight line over the logarithm of operations.
-        Beyond its last budget it is taken as it ended there, with less spent. None where no budget is `NEAR` enough.
+        A budget that spends the same within 1 % is taken as it ended, and so is the last one, with less spent. None
+        where no budget is `NEAR` enough.
         """
         target, known = self.operations(than, budget), self.budgets(arm)
         spent = [self.operations(arm, b) for b in known]
         at = int(np.searchsorted(spent, target))
-        if at == len(known) and target / spent[-1] <= NEAR:
-            last = self.records.final(arm, known[-1], self.measure)
-            return self._better(last, self.records.final(than, budget, self.measure))
+        same = [b for b, operations in zip(known, spent, strict=True) if abs(operations / target - 1) < 0.01]
+        same += [known[-1]] if at == len(known) and target / spent[-1] <= NEAR else []
+        if same:
+            ended = self.records.final(arm, same[0], self.measure)
+            return self._better(ended, self.records.final(than, budget, self.measure))
         if at in (0, len(known)) or spent[at] / spent[at - 1] > NEAR:
             return None
         share = math.log(target / spent[at - 1]) / math.log(spent[at] / spent[at - 1])

@@ -45,8 +45,7 @@ def style() -> None:
         "figure.figsize": SIZE, "figure.dpi": 110, "savefig.dpi": 110, "figure.facecolor": "white",
         "axes.facecolor": "white", "figure.constrained_layout.use": True, "font.size": 12, "axes.titlesize": 12.5,
         "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "grid.alpha": 0.25, "lines.linewidth": 2.2, "legend.frameon": False,
-        "svg.hashsalt": "kdutils",
+        "grid.alpha": 0.25, "lines.linewidth": 2.2, "legend.frameon": False, "svg.hashsalt": "kdutils",
     })  # fmt: skip
 
 
@@ -127,14 +126,8 @@ def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: 
         ax.plot(found.values[done], np.full(done.sum(), row), "o", color=shade, alpha=0.8, ms=7)
         if not done.all():
             ax.plot([found.limit], [row], ">", color=shade, ms=10, mfc="none", mew=2)
-            ax.text(
-                found.limit,
-                row - 0.22,
-                f"{(~done).sum()} of {len(done)} not finished  ",
-                ha="right",
-                fontsize=10,
-                color=shade,
-            )
+            words = f"{(~done).sum()} of {len(done)} not finished  "
+            ax.text(found.limit, row - 0.22, words, ha="right", fontsize=10, color=shade)
         if np.isfinite(found.median):
             ax.plot([found.median] * 2, [row - 0.28, row + 0.28], color=shade, lw=3)
     ax.set(
@@ -169,9 +162,8 @@ def solved(
         found, shade = arms[name], colour(name, list(arms).index(name))
         done, count = np.sort(found.values[np.isfinite(found.values)]), len(found.values)
         end = found.limit if len(done) < count else done[-1]
-        shares = (
-            np.r_[0 * done[:1], np.arange(1, len(done) + 1), len(done)] / count
-        )  # all were watched to the same budget
+        # all were watched to the same budget
+        shares = np.r_[0 * done[:1], np.arange(1, len(done) + 1), len(done)] / count
         ax.step(np.r_[done[:1], done, end], shares, where="post", color=shade, ls=DASHES.get(name, "-"))
         if len(done) == count:
             ax.text(np.median(done), 1.04, name, color=shade, ha="center")
@@ -202,7 +194,7 @@ def ratios(groups: Mapping[str, Mapping[str, Estimate]], ax: Axes | None = None,
     row, names = 0, []
     for index, (group, rows) in enumerate(groups.items()):
         shade = colour("", index)
-        ax.text(right, row - 0.1, group, color=shade, ha="right", va="bottom", fontsize=11)
+        ax.text(right, row + 0.2, group, color=shade, ha="right", va="center", fontsize=11)
         row += 1
         for name, found in rows.items():
             if found.bound == "not identified":
@@ -246,6 +238,7 @@ def against(
     ax.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="samples to the mark")
     ax.set_xticks(sizes, [f"{size:g}" for size in sizes])
     ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.yaxis.set_major_formatter(EngFormatter(sep=""))
     ax.yaxis.set_minor_formatter(NullFormatter())
     return ax

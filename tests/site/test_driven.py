@@ -58,7 +58,7 @@ def data(lab_page):
 @pytest.fixture(scope="module")
 def driven(browse, lab_page):
     return browse(
-        "explore.mjs", *(page for page in pages() if "explorers.Explorer" in page.read_text("utf-8")), lab_page[0]
+        "explore.mjs", *(page for page in pages() if "widget-view+json" in page.read_text("utf-8")), lab_page[0]
     )
 
 

@@ -22,7 +22,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 SITE = Path(os.environ.get("KDUTILS_SITE", ROOT / "_build" / "html")).resolve()
 # Not ours to mend: (axe's rule, what the element's HTML holds).
 UPSTREAM = (
-    ("aria-input-field-name", "noUi-handle"),  # ipywidgets gives the handle of a slider no name
     ("aria-required-children", "citation-list"),  # docutils calls a bibliography a list, and its entries not items
 )
 
@@ -194,8 +193,15 @@ def test_all_math_is_typeset(findings):
     assert {f["page"]: f["raw"] for f in findings if f["raw"]} == {} and any(f["math"] for f in findings)
 
 
-def test_all_widgets_are_drawn(findings):
+def test_all_explorers_are_drawn(findings):
     assert {f["page"]: f["widgets"] for f in findings if f["widgets"]["drawn"] != f["widgets"]["stored"]} == {}
+
+
+def test_widgets_that_need_a_kernel_say_so():
+    texts = {name: (SITE / f"{name}.html").read_text(encoding="utf-8") for name in toc()}
+    kernel = {name for name, text in texts.items() if "@jupyter-widgets/controls" in text}
+    assert {name for name, text in texts.items() if "controls need a running kernel" in text} == kernel
+    assert not [name for name, text in texts.items() if "embed-amd" in text]
 
 
 @pytest.mark.parametrize("width", ["desktop", "tablet", "phone"])

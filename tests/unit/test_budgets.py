@@ -90,6 +90,9 @@ def test_equal_operations_are_read_between_two_ends_of_schedules(tmp_path):
     assert last == study.gain("extraction", 400)
     assert study.gain_at_operations("extraction", "labels", 100) is None  # all of extraction's budgets take more
     assert study.gain_at_operations("labels", "joint", 400) is None  # its last budget spends a fifth
+    assert study.gain_at_operations("extraction", "labels", 200) == study._better(
+        *(study.records.final(arm, budget) for arm, budget in (("extraction", 100), ("labels", 200)))
+    )
     gap = made(tmp_path, line, [cell for cell in ALL if cell[:2] not in (("extraction", 200), ("extraction", 100))])
     assert gap.gain_at_operations("extraction", "labels", 400) is None
     assert "not known" in gap.judged(gap.gain_at_operations("extraction", "labels", 400))

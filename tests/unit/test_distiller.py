@@ -19,7 +19,7 @@ from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.training import train
 from kdutils.losses import IGNORE
 from kdutils.probes.mediation import Shuffled
-from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
+from kdutils.signals import Bound, Hidden, Labels, Output, Regressed, WeightedSum
 from kdutils.tasks.models import MLP, Transformer
 from kdutils.tasks.sampling import Samples
 
@@ -384,7 +384,10 @@ def test_what_is_refused_with_one_clear_line() -> None:
     unknown = curriculum.extracted(net(16, 7), [("first", "frist")], 4)
     refused(lambda: host(net(8), unknown), "Net has no layer 'frist'; its layers are 'first', ")
     refused(lambda: curriculum.extracted(net(16, 7), [("frist", "first")], 4), "Net has no layer 'frist'")
-    refused(lambda: host(net(8), curriculum.from_labels())(x, None, 0), "stage 1 learns from labels: give them")
+    labelled = host(net(8), curriculum.from_labels())
+    refused(lambda: labelled(x, None, 0), "stage 1 learns from labels: give whole numbers, not NoneType")
+    refused(lambda: labelled(x, y.float(), 0), "stage 1 learns from labels: give whole numbers, not torch.float32")
+    refused(lambda: labelled(x, y[:, None], 0), r"outputs \(16, 2\) need labels \(16,\), not \(16, 1\)")
     student = net(8)
     refused(lambda: host(student, curriculum.one_shot(student)), "the teacher is the student itself")
     refused(lambda: host(nn.DataParallel(net(8)), extraction()), "wrap the Distiller in DataParallel instead")
@@ -421,3 +424,43 @@ def test_no_warning_and_no_extra_is_needed() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         steps_of(host(net(8), extraction()), torch.optim.SGD(net(8).parameters(), 0.1), batches(2))
+
+
+def test_labels_that_were_not_shifted_are_told() -> None:
+    ids = torch.randint(1, WORDS, (4, LENGTH))
+    network = Transformer(WORDS, 8, 2, 1, LENGTH)
+    with pytest.warns(UserWarning, match="the labels are the inputs themselves"):
+        Distiller(network, curriculum.from_labels(), total=3, calibration=ids)(ids, ids, 0)
+
+
+def test_a_signal_of_ones_own_and_a_recurrent_student() -> None:
+    @dataclass(frozen=True)
+    class Squares:
+        """Regression on the teacher's numbers."""
+
+        teacher: nn.Module
+
+        def bind(self, students: Any, x: Any, y: Any = None) -> Bound:
+            def target(x: Any, y: Any) -> torch.Tensor:
+                return self.teacher(x.flatten(0, 1)).detach().unflatten(0, x.shape[:2])
+
+            return Bound(("",), target, lambda values, t: (values[""] - t).square().flatten(1).mean(1))
+
+    teacher, student, (x, y) = net(16, 7), net(8), numbers(16, 1)
+    loss = host(student, Curriculum("squares", (Stage(Squares(teacher)),)))(x, y, 0)
+    torch.testing.assert_close(loss, (student(x) - teacher(x)).square().mean())
+
+    class Recurrent(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.embed, self.lstm = nn.Embedding(WORDS, 8), nn.LSTM(8, width, batch_first=True)
+            self.head = nn.Linear(width, WORDS)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.lstm(self.embed(x))[0])
+
+    ids = torch.randint(1, WORDS, (8, LENGTH))
+    plan = curriculum.extracted(Recurrent(16), [("lstm", "lstm")], 4)
+    distiller = Distiller(Recurrent(8), plan, total=8, calibration=ids)
+    for step in (0, 7):
+        assert distiller(ids, ids.roll(-1, 1), step).isfinite()

@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 from transformers import TrainingArguments
 
-from kdutils import curriculum, seeding
+from kdutils import curriculum, recorded, seeding
 from kdutils.curriculum import Curriculum
 from kdutils.hf import CurriculumTrainer
 from kdutils.losses import IGNORE
@@ -253,3 +253,23 @@ def test_what_is_refused_with_one_clear_line(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=wrong):
             trainer_of(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("family", ["Llama", "BERT"])
+def test_a_recorded_teacher_teaches_what_the_live_one_does(family: str, tmp_path: Path) -> None:
+    live = trainer_of(tmp_path / "live", family)
+    live.record(tmp_path / "record", top_k=None, shard=20)
+    plan = recorded.plan(tmp_path / "record", of=live.distiller.plan)
+    parts = {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4} if family == "Llama" else {}
+    again = trainer_of(tmp_path / "again", family, plan=plan, **parts)
+    for trainer in (live, again):
+        transformers.set_seed(0)  # the same dropout
+        trainer.train()
+    one, two = ([log["loss"] for log in t.state.log_history if "loss" in log] for t in (live, again))
+    torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=0.01, atol=0.01)
+    assert again.evaluate()["eval_loss"] == pytest.approx(live.evaluate()["eval_loss"], rel=0.02)
+    other = FAMILIES[family][1]()[::-1]
+    changed = trainer_of(tmp_path / "again", family, plan=plan)
+    changed.train_dataset.rows = other
+    with pytest.raises(ValueError, match="is not what was recorded: its inputs have changed"):
+        changed.train()

@@ -148,7 +148,8 @@ def test_every_target_of_make_is_explained():
 
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "book/your_model.md"])
-def test_programs_on_pages_run(page):
+def test_programs_on_pages_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     programs = re.findall(r"^```python\n(.*?)^```", read(page), re.MULTILINE | re.DOTALL)
     assert programs
     for program in programs:

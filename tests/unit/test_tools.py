@@ -69,16 +69,3 @@ def test_the_reference_names_every_module():
     packages = {name for name in there if name.endswith(".__init__")}
     assert there - packages <= listed, f"add the room of {there - packages - listed} to tools/reference.py"
     assert "0x" not in "".join(map(reference.text, reference.ROOMS)), "an address changes from run to run"
-
-
-@pytest.mark.parametrize(
-    ("models", "light"),
-    [
-        ([{"model_module": "anywidget"}, {"model_name": "LayoutModel"}], True),
-        ([{"model_module": "anywidget"}, {"model_name": "IntSliderModel", "model_module": "@jupyter-widgets"}], False),
-    ],
-)
-def test_the_widget_manager_is_left_out_only_beside_explorers(models, light):
-    import offline_site
-
-    assert offline_site.only_explorers(json.dumps({"state": dict(enumerate(models))})) == light

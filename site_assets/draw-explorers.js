@@ -1,5 +1,5 @@
 // Draw the explorers of a page from what the page holds: their code, their style and their numbers lie in its widget
-// state. So a page whose only widgets are explorers needs no widget manager, which is larger than all else together.
+// state. The widget manager, which would do the same, is larger than all else together.
 document.addEventListener("DOMContentLoaded", async () => {
   const read = (kind) => [...document.querySelectorAll(`script[type="application/vnd.jupyter.widget-${kind}+json"]`)];
   const states = Object.assign({}, ...read("state").map((script) => JSON.parse(script.textContent).state));
