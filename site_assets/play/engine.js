@@ -37,8 +37,6 @@ function kdEngine() {
     return { d, width, W: fill(width * d, d), b: fill(width, d), V: fill(2 * width, width), c: fill(2, width) };
   }
 
-  const copied = (net) => ({ ...net, W: net.W.slice(), b: net.b.slice(), V: net.V.slice(), c: net.c.slice() });
-
   /** A teacher from the text that tools/playground_teachers.py packs. */
   function decode(text, d, width) {
     const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -241,12 +239,11 @@ function kdEngine() {
       return { kind: "output", teacher: networks[name] };
     };
     const held = source.heldOut(), count = held.length / d, truth = labels(held, count, d, k), probe = source.probe(), seen = {};
-    const room = { act: new Float32Array(BATCH * width), back: new Float32Array(BATCH * width), p: new Float32Array(2 * BATCH), row: new Float64Array(d) };
-    const first = source.initial();
+    const room = { act: new Float32Array(BATCH * width), back: new Float32Array(BATCH * width), p: new Float32Array(2 * BATCH), row: new Float64Array(d) }, first = source.initial();
     const students = settings.students.map((plan) => {
       let end = 0;
       const ends = plan.stages.map((stage) => (end = stage.steps === null ? Math.max(steps, end) : end + stage.steps));
-      return { ...plan, ends, net: copied(first), stage: -1, bound: null, curve: [], spectra: [], diverged: null };
+      return { ...plan, ends, net: structuredClone(first), stage: -1, bound: null, curve: [], spectra: [], diverged: null };
     });
     const judge = ({ net }) => {
       const p = probabilities(net, hidden(net, held, count), count);
@@ -259,12 +256,11 @@ function kdEngine() {
       student.bound = bind(signal(name), { d, k, width, calibration: () => source.calibration(stage), projection: source.projection });
       student.spectra.push((seen[name] ??= spectrum(student.bound, probe, d)));
     };
-    const run = { step: 0, students, done: false };
+    const run = { step: 0, students, looked: [0], get done() { return run.step >= steps; } };
     const look = (student) => {
       if (!student.diverged && !student.net.W.every(Number.isFinite)) student.diverged = run.step;
       student.curve.push(student.diverged ? 0.5 : judge(student));
     };
-    run.looked = [0];
     run.advance = (number) => {
       for (let i = 0; i < number && run.step < steps; i++) {
         const x = source.batch();
@@ -278,10 +274,8 @@ function kdEngine() {
           students.forEach(look);
         }
       }
-      run.done = run.step >= steps;
     };
-    students.forEach(enter);
-    students.forEach(look);
+    students.forEach((student) => (enter(student), look(student)));
     return run;
   }
 

@@ -224,7 +224,7 @@
   const again = make("button", { type: "button", click: () => restart() }, "Restart");
   const other = make("button", { type: "button", click: () => { const on = playing || run.done; change({ seed: (settings.seed + 1) % (S.most.seed + 1) }); if (on) go(); } }, "Another seed");
   host.classList.add("kd-explorer", "kd-play");
-  host.replaceChildren(make("p", { class: "kd-title" }, "Playground"), form, notice, make("div", { class: "kd-controls kd-go" }, play, step, again, other, pace.host),
+  host.replaceChildren(form, notice, make("div", { class: "kd-controls kd-go" }, play, step, again, other, pace.host),
     progress, top, keys, words.host, panels, make("p", { class: "kd-link" }, link));
   window.addEventListener("hashchange", () => {
     ({ settings, problems } = S.parse(location.hash));

@@ -10,8 +10,8 @@ const kdSettings = (() => {
     final: { words: "the final teacher's output", look: "one-shot" },
     middle: { words: "the middle checkpoint's output", look: "progressive" },
     early: { words: "the early checkpoint's output", look: "progressive" },
-    dense: { words: "the teacher's hidden layer, dense projection", look: "extraction" },
-    sparse: { words: "the teacher's hidden layer, sparse projection", look: "extraction" },
+    dense: { words: "a dense projection of the teacher's hidden layer", look: "extraction" },
+    sparse: { words: "a sparse projection of the teacher's hidden layer", look: "extraction" },
     untrained: { words: "an untrained teacher's hidden layer", look: "untrained" },
   };
   const presets = {
