@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdutils import checks, losses, reading
@@ -164,6 +165,6 @@ def _explained(x: torch.Tensor, x_held: torch.Tensor, h: torch.Tensor, h_held: t
 
 def _cost(teacher: nn.Module, x: Any, path: str) -> int:
     """Multiply-adds of a pass up to a module."""
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         reading.outputs_at(teacher, x, (path,))
     return counter.get_total_flops()

@@ -18,7 +18,7 @@ from kdutils.projections import rademacher
 
 WORDS, LENGTH, ROWS, STEPS = 20, 6, 8, 9
 LAYER = "model.layers.{}"
-ON = {"use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no"}
+ON = {"use_cpu": True, "report_to": [], "save_steps": 5, "disable_tqdm": True, "logging_strategy": "no"}
 
 
 def network(width: int, layers: int, seed: int) -> nn.Module:
@@ -119,6 +119,9 @@ def main(folder: Path) -> None:
     hosted = trainer(str(folder / "trainer"), ROWS // 2, plan_of())
     hosted.train()
     keep("trainer", hosted.distiller.student.state_dict())
+    resumed = trainer(str(folder / "resumed"), ROWS // 2, plan_of())
+    resumed.train(resume_from_checkpoint=str(folder / "trainer" / "checkpoint-5"))  # inside the second stage
+    keep("trainer resumed", resumed.distiller.student.state_dict())
     other = distiller(plan_of(**({"projection": rademacher} if rank else {})))
     try:
         loop(DistributedDataParallel(other, find_unused_parameters=True), rank, 2)

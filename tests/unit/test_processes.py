@@ -36,10 +36,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch
     hosted = processes.trainer(str(folder), processes.ROWS, processes.plan_of())
     hosted.train()
     found |= dict.fromkeys(("accelerate", "sharded"), found["ddp extraction"])
-    return found | {"trainer": hosted.distiller.student.state_dict()}
+    return found | dict.fromkeys(("trainer", "trainer resumed"), hosted.distiller.student.state_dict())
 
 
-@pytest.mark.parametrize("case", ["ddp extraction", "ddp FitNets", "accelerate", "trainer", "sharded"])
+@pytest.mark.parametrize(
+    "case", ["ddp extraction", "ddp FitNets", "accelerate", "trainer", "trainer resumed", "sharded"]
+)
 def test_two_processes_are_one(case: str, ran: Path, alone: dict[str, dict[str, torch.Tensor]]) -> None:
     """Adam divides by the size of a gradient: where that is tiny, rounding moves a weight by a part of a step."""
     for rank in range(2):
@@ -53,3 +55,11 @@ def test_processes_with_different_plans_are_refused(ran: Path) -> None:
     for rank in range(2):
         told = (ran / f"refused-{rank}.txt").read_text()
         assert told.startswith("process 1 has another curriculum than process 0: ") and "\n" not in told
+
+
+def test_two_processes_resume_bit_for_bit(ran: Path) -> None:
+    for rank in range(2):
+        whole, resumed = (
+            safetensors.torch.load_file(ran / f"{n}-{rank}.safetensors") for n in ("trainer", "trainer resumed")
+        )
+        assert whole.keys() == resumed.keys() and all(torch.equal(whole[name], resumed[name]) for name in whole)
