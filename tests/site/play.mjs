@@ -47,14 +47,14 @@ const state = (page) => page.evaluate(() => {
 const press = async (page, name, key = "Enter") => (await page.getByRole("button", { name, exact: true }).focus(), page.keyboard.press(key));
 const fast = (page) => page.getByLabel("Speed").selectOption({ index: 2 });
 /** The words wait until the controls rest, and longer on a busy machine: until they name the step that is drawn, and are not those `before`. */
-const told = async (page, before = "") => {
-  await page.waitForFunction((before) => {
+const told = async (page, before = "", end = false) => {
+  await page.waitForFunction(([before, end]) => {
     const host = document.getElementById("kd-playground"), words = host.querySelector("[role=status]").innerText.replaceAll("\u00a0", " ");
-    return words.startsWith(`Step ${(+host.dataset.step).toLocaleString("en")}.`) && words !== before;
-  }, before);
+    return words.startsWith(`Step ${(+host.dataset.step).toLocaleString("en")}.`) && words !== before && (!end || host.dataset.done === "true");
+  }, [before, end]);
   return state(page);
 };
-const finished = async (page, before) => (await page.waitForSelector("#kd-playground[data-done=true]"), told(page, before));
+const finished = (page, before) => told(page, before, true);
 const say = (check, report) => console.log(JSON.stringify({ check, ...report }));
 
 for (const width of [1280, 360]) { // by keys to the end of a run, then its numbers
@@ -71,7 +71,6 @@ for (const width of [1280, 360]) { // by keys to the end of a run, then its numb
   await press(page, "Play");
   const after = await finished(page);
   await press(page, "Another seed");
-  await page.waitForSelector("#kd-playground[data-done=false]");
   const seeded = await finished(page, after.words);
   say("run", { width, bad, before, paused, later, after, seeded, workers, expected: expected(hash) });
   await context.close();
