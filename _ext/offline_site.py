@@ -63,7 +63,7 @@ def lazy(app: Any, body: str) -> str:
     def mend(match: re.Match[str]) -> str:
         source = files.get(Path(match[1]).name)
         width, height = imagesize.get(Path(app.srcdir, source)) if source else (-1, -1)
-        size = f' width="{width}" height="{height}"' if width > 0 else ""
+        size = f' width="{width:.0f}" height="{height:.0f}"' if width > 0 else ""
         return f'<img loading="lazy" decoding="async"{size} {match[0].removeprefix("<img ")}'
 
     return re.sub(r'<img [^>]*?src="([^"]+)"[^>]*>', mend, body)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -52,7 +53,8 @@ class One:
     def teacher(self, network: nn.Module) -> nn.Module:
         if any(network is module for module in self.skeleton.modules()):
             raise ValueError("the teacher is the student itself, or a part of it: give a copy (copy.deepcopy)")
-        return network.to(self.device).eval()
+        placed = all(tensor.device == self.device for tensor in chain(network.parameters(), network.buffers()))
+        return (network if placed else network.to(self.device)).eval()  # a quantised network refuses `to`
 
     def enter(self, stage: int | None = None) -> None:
         """Forget what teachers said about the last inputs; in a new stage, also what is asked of them."""
@@ -211,6 +213,8 @@ def fingerprint(network: nn.Module) -> str:
     """Twelve characters that tell trained networks apart: names, shapes and up to 256 entries of every tensor."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
+        if not isinstance(tensor, torch.Tensor):  # what a module says of itself
+            continue
         flat = tensor.detach().flatten()
         some = flat[:: max(1, -(-len(flat) // 256))].cpu()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())

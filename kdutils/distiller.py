@@ -28,7 +28,7 @@ class Distiller(nn.Module):
     `student` is your own network. It stays in train mode, on its device and in your optimiser's hands: clipping, weight
     decay, schedules, accumulation, autocast, gradient checkpointing and `torch.compile(student)` are yours. The module
     to wrap (DistributedDataParallel with `find_unused_parameters=True`, Accelerate, FSDP2) is the Distiller. Teachers
-    are used where they are, in eval mode: never saved, wrapped or trained.
+    are not copied, but moved to the student's device and put in eval mode; they are never saved, wrapped or trained.
 
     Args:
         student: on its final device. Its parameters that a stage does not reach get no gradient (`grad` is None), so an
@@ -175,8 +175,9 @@ class Distiller(nn.Module):
                 )
         if any(stage.only for stage in self._stages):
             raise ValueError("stages that move only some parameters (`only`) are for a single process")
-        for tensor in self.drawn.buffers():
-            distributed.broadcast(tensor, 0)
+        for bound in self._bounds:
+            for tensor in bound.tensors.values():
+                distributed.broadcast(tensor, 0)
 
     def _restrict(self) -> None:
         """Where a stage moves only some parameters, the others lose their gradient as soon as they have it."""

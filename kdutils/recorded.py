@@ -175,11 +175,9 @@ class RecordedOutput:
             return log_p, None if ids is None else ids.long(), asked
 
         def compare(own: torch.Tensor, log_p: torch.Tensor, *ids: torch.Tensor) -> torch.Tensor:
-            own = losses.tempered(own, heat)
-            for top in ids:
-                rest = own.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)
-                own = torch.cat([own.gather(-1, top), rest], -1)
-            return heat**2 * losses.divergence(own, log_p, 1.0)
+            for top in ids:  # logits still: of a few classes and one that holds the rest, the loss takes the softmax
+                own = _Lumped.apply(own if heat == 1 else losses.tempered(own, heat), top)
+            return losses.divergence(own, log_p, 1.0 if ids else heat) * (heat**2 if ids else 1)
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
             log_p, ids, asked = target
@@ -194,6 +192,26 @@ class RecordedOutput:
 
 
 RECORDED = (RecordedLayer, RecordedOutput)
+
+
+class _Lumped(torch.autograd.Function):
+    """Logits (..., classes) of the classes `ids` (..., k), and of all others as one: (..., k + 1).
+
+    The same as gather, scatter, logsumexp and cat, with one large tensor in place of several: it is most of a step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        rest = logits.scatter(-1, ids, -torch.inf)
+        largest = rest.amax(-1, keepdim=True).clamp_min(torch.finfo(rest.dtype).min)
+        total = rest.sub_(largest).exp_().sum(-1, keepdim=True).clamp_min(torch.finfo(rest.dtype).tiny)
+        ctx.save_for_backward(rest, total, ids)
+        return torch.cat([logits.gather(-1, ids), largest + total.log()], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        rest, total, ids = ctx.saved_tensors
+        return (rest * (gradient[..., -1:] / total)).scatter_(-1, ids, gradient[..., :-1]), None
 
 
 @torch.no_grad()

@@ -193,6 +193,21 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
         torch.testing.assert_close(weights(saving)[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_compiling_changes_nothing(tmp_path: Path) -> None:
+    """By the Trainer, which then compiles nothing of a step, or of the student itself, before any hook is there."""
+    plain = trainer_of(tmp_path / "1")
+    compiled = trainer_of(tmp_path / "2", torch_compile=True, torch_compile_backend="eager")
+    student = built(llama, 8, 2, 2)
+    student.compile(backend="eager")
+    student(**plain.data_collator(sentences(8)))
+    inside = trainer_of(tmp_path / "3", student=student)
+    for trainer in (plain, compiled, inside):
+        trainer.train()
+    for trainer in (compiled, inside):
+        for name, value in weights(plain).items():
+            torch.testing.assert_close(weights(trainer)[name], value, rtol=1e-4, atol=1e-5, msg=name)
+
+
 def test_accumulated_steps_are_whole_ones(tmp_path: Path) -> None:
     plain = trainer_of(tmp_path / "1")
     parts = trainer_of(tmp_path / "2", per_device_train_batch_size=4, gradient_accumulation_steps=2)

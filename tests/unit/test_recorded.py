@@ -96,24 +96,38 @@ def test_no_teacher_is_in_memory(tmp_path: Path) -> None:
     assert gone() is None and again(X[:8], Y[:8], 0, range(8)) > 0
 
 
+def lumped(student: nn.Module, top_k: int, heat: float) -> torch.Tensor:
+    """The divergence of the teacher's likeliest classes and the rest, where something is asked, written out."""
+    p, q = (n(X)[Y != IGNORE].div(heat).log_softmax(-1) for n in (TEACHER, student))
+    top, parts = p.topk(top_k, -1).indices, []
+    for logs in (p, q):
+        kept = logs.gather(-1, top).exp()
+        parts.append(torch.cat([kept, 1 - kept.sum(-1, keepdim=True)], -1))
+    return heat**2 * (parts[0] * (parts[0] / parts[1]).log()).sum(-1).mean()
+
+
 @pytest.mark.parametrize("top_k", [4, 12])
 def test_the_likeliest_classes_and_the_rest_bound_the_divergence(top_k: int, tmp_path: Path) -> None:
     """Lumping classes together loses divergence, never gains; the more are kept, the less; at the teacher it is 0."""
     plan = curriculum.one_shot(TEACHER)
     again = host(recorded.plan(made(tmp_path, plan, top_k=top_k)))
     whole, some = host(plan)(X, Y, 0), again(X, Y, 0, range(ROWS))
-    asked = Y != IGNORE
-    p, q = (n(X)[asked].log_softmax(-1) for n in (TEACHER, again.student))
-    top = p.topk(top_k, -1).indices
-    lumped = []
-    for logs in (p, q):
-        kept = logs.gather(-1, top).exp()
-        lumped.append(torch.cat([kept, 1 - kept.sum(-1, keepdim=True)], -1))
-    expected = (lumped[0] * (lumped[0] / lumped[1]).log()).sum(-1).mean()
-    torch.testing.assert_close(some, expected, rtol=5e-3, atol=1e-5)
+    torch.testing.assert_close(some, lumped(again.student, top_k, 1.0), rtol=5e-3, atol=1e-5)
     assert 0 < some < whole
     twin = Distiller(network(16, 1), recorded.plan(tmp_path), total=12, **SETTINGS)
     assert twin(X, Y, 0, range(ROWS)).abs() < 1e-4
+    hot = made(tmp_path / "hot", Curriculum("hot", (Stage(Output(TEACHER, 3.0, 3.0)),)), top_k=top_k)
+    torch.testing.assert_close(
+        host(recorded.plan(hot))(X, Y, 0, range(ROWS)), lumped(again.student, top_k, 3.0), rtol=5e-3, atol=1e-5
+    )
+
+
+def test_classes_lumped_together_have_the_gradient_of_their_parts() -> None:
+    logits = torch.randn(3, 4, 9, dtype=torch.double, generator=seeding.generator(0, "logits")).requires_grad_()
+    ids = logits.topk(3, -1).indices
+    rest = logits.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+    torch.testing.assert_close(recorded._Lumped.apply(logits, ids), torch.cat([logits.gather(-1, ids), rest], -1))
+    assert torch.autograd.gradcheck(lambda z: recorded._Lumped.apply(z, ids), (logits,))
 
 
 class Failing(list):
