@@ -131,7 +131,9 @@ def _settings_of_the_playground(app: Any, doctree: nodes.document) -> None:
     for link in list(doctree.findall(addnodes.pending_xref)):
         setting = link.get("reftargetid") or ""
         if link.get("reftarget") == "book/playground" and "=" in setting:
-            link.replace_self(nodes.reference("", "", *link.children, refuri=f"playground.html#{setting}"))
+            link.replace_self(
+                nodes.reference("", "", *link.children, internal=True, refuri=f"playground.html#{setting}")
+            )
 
 
 def _describe(app: Any, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:

@@ -46,7 +46,15 @@ const state = (page) => page.evaluate(() => {
 });
 const press = async (page, name, key = "Enter") => (await page.getByRole("button", { name, exact: true }).focus(), page.keyboard.press(key));
 const fast = (page) => page.getByLabel("Speed").selectOption({ index: 2 });
-const finished = async (page) => (await page.waitForSelector("#kd-playground[data-done=true]"), await page.waitForTimeout(400), state(page));
+/** The words wait until the controls rest, and longer on a busy machine: until they name the step that is drawn, and are not those `before`. */
+const told = async (page, before = "", end = false) => {
+  await page.waitForFunction(([before, end]) => {
+    const host = document.getElementById("kd-playground"), words = host.querySelector("[role=status]").innerText.replaceAll("\u00a0", " ");
+    return words.startsWith(`Step ${(+host.dataset.step).toLocaleString("en")}.`) && words !== before && (!end || host.dataset.done === "true");
+  }, [before, end]);
+  return state(page);
+};
+const finished = (page, before) => told(page, before, true);
 const say = (check, report) => console.log(JSON.stringify({ check, ...report }));
 
 for (const width of [1280, 360]) { // by keys to the end of a run, then its numbers
@@ -56,16 +64,14 @@ for (const width of [1280, 360]) { // by keys to the end of a run, then its numb
   await press(page, "Play");
   await page.waitForFunction(() => +document.getElementById("kd-playground").dataset.step > 4);
   await press(page, "Pause", "Space");
-  await page.waitForTimeout(300);
-  const paused = await state(page);
+  const paused = await told(page);
   await page.waitForTimeout(500);
   const later = await state(page);
   await fast(page);
   await press(page, "Play");
   const after = await finished(page);
   await press(page, "Another seed");
-  await page.waitForSelector("#kd-playground[data-done=false]");
-  const seeded = await finished(page);
+  const seeded = await finished(page, after.words);
   say("run", { width, bad, before, paused, later, after, seeded, workers, expected: expected(hash) });
   await context.close();
 }
@@ -101,8 +107,7 @@ for (const width of [1280, 360]) { // by keys to the end of a run, then its numb
   const { page, bad, context } = await open("#d=99&k=3&a=nothing&b=dense,final&colour=red&seed=-1");
   const wrong = await state(page);
   await page.evaluate(() => (location.hash = "#d=10&k=2&steps=200&a=labels&b=untrained:20,final"));
-  await page.waitForTimeout(800);
-  say("address", { bad, wrong, right: await state(page) });
+  say("address", { bad, wrong, right: await told(page, wrong.words) });
   await context.close();
 }
 { // less motion: no picture changes while it runs
