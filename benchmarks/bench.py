@@ -161,14 +161,14 @@ def kernels(network: Transformer, members: int, batch: int, length: int) -> Call
 
 
 def playground() -> None:
-    """Steps a second of the playground's students: its own script, in Node.js."""
+    """Steps a second of a core of the playground's students: its own script, in Node.js."""
     if not (node := shutil.which("node")):
         print("steps a second in the playground: not measured, for Node.js is missing")
         return
     script = Path(__file__).with_name("playground.cjs")
     for line in subprocess.run([node, script], capture_output=True, text=True, check=True).stdout.splitlines():
         signal, rate = line.split()
-        print(f"{'playground, steps a second: ' + signal:>45} {float(rate):6,.0f}   (target at least 2,000)")
+        print(f"{'playground, steps a second of a core: ' + signal:>45} {float(rate):6,.0f}   (target at least 2,000)")
 
 
 def recorded_against_live(rows: int = 8, length: int = 64, top_k: int = 32) -> dict[str, float]:
