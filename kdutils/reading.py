@@ -247,7 +247,8 @@ def moments(sample: torch.Tensor, weights: torch.Tensor | None, name: str) -> tu
     w, sample = w / w.sum(1, keepdim=True).clamp_min(1), only(sample, weights)
     centre = (sample * w).sum(1, keepdim=True)
     size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt()
-    if (size <= torch.finfo(size.dtype).eps * centre.square().mean(2, keepdim=True).sqrt()).any():
+    rounding = 16 * torch.finfo(size.dtype).eps * centre.square().mean(2, keepdim=True).sqrt()
+    if (size <= rounding).any():
         raise ValueError(f"{name} is the same for the whole calibration sample: there is nothing in it to match")
     return centre, size.clamp_min(1e-12)
 

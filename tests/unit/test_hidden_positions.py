@@ -287,6 +287,6 @@ def test_a_layer_that_does_not_vary_is_refused(kind: Callable[..., Signal], valu
     teacher, students = MLP(6, 24), Ensemble(partial(MLP, 6, 8), (1, 2), (0.1,))
     nn.init.zeros_(teacher.hidden.weight)
     nn.init.constant_(teacher.hidden.bias, value)
-    x = torch.randn(2, 16, 6, generator=seeding.generator(0, "x"))
+    x = torch.randn(2, 5000, 6, generator=seeding.generator(0, "x"))
     with pytest.raises(ValueError, match=r"`act` of final teacher.* is the same for the whole calibration sample"):
         kind(teacher).bind(students, x)

@@ -100,7 +100,7 @@ def test_a_step_on_labels_by_hand() -> None:
 
 
 def test_nothing_asked_costs_nothing() -> None:
-    students, x = Ensemble(deep, [1]), torch.ones(1, 3, LENGTH, dtype=torch.long)
+    students, x = Ensemble(deep, [1]), torch.arange(3 * LENGTH).view(1, 3, LENGTH) % TOKENS
     y = torch.full_like(x, IGNORE)
     for signal in (Labels(), Output(deep(8)), Output(deep(8), share=0.5), Hidden(deep(8), "0", "0", positions="asked")):
         bound = signal.bind(students, x, x)
