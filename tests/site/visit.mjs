@@ -20,12 +20,13 @@ const settled = () =>
   [...document.querySelectorAll(".math")].every((e) => e.querySelector("mjx-container")) &&
   document.querySelectorAll(".jupyter-widgets, .kd-explorer").length >= document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']").length;
 
-// Fonts are there, a frame has been drawn, and what fades or moves has come to its end.
+// Fonts are there, what fades or moves is at its end, and a frame has been drawn. A page that nobody sees may stop drawing
+// frames, so that neither would ever come by itself: fades are brought to their end, and frames waited for a while.
 const atRest = async () => {
   await document.fonts.ready;
-  await new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)));
-  const ending = document.getAnimations().filter((a) => a.effect.getComputedTiming().endTime !== Infinity);
-  await Promise.allSettled(ending.map((a) => a.finished));
+  for (const a of document.getAnimations()) if (a.effect.getComputedTiming().endTime !== Infinity) a.finish();
+  const drawn = new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  await Promise.race([drawn, new Promise((done) => setTimeout(done, 2000))]);
 };
 
 const look = () => {
