@@ -235,7 +235,7 @@ def test_sidebar_has_parts_and_numbered_chapters():
     names = [n for n in toc() if n[5:7].isdigit()]
     assert [text.split(".")[0] for text in chapters] == [str(i + 1) for i in range(len(names))]
     for number, name in enumerate(names, 1):
-        assert parsed(SITE / f"{name}.html").h1.text.startswith(f"{number}. ")
+        assert parsed(SITE / f"{name}.html").article.h1.text.startswith(f"{number}. ")
 
 
 def test_search_knows_the_names_of_kdutils():

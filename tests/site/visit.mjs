@@ -42,7 +42,7 @@ const look = () => {
     ],
     widgets: {
       stored: document.querySelectorAll("script[type='application/vnd.jupyter.widget-view+json']").length,
-      drawn: [...document.querySelectorAll(".jupyter-widgets, .kd-explorer")].filter((e) => !e.parentElement.closest(".jupyter-widgets")).length,
+      drawn: [...document.querySelectorAll(".jupyter-widgets, .kd-explorer")].filter((e) => e.id !== "kd-playground" && !e.parentElement.closest(".jupyter-widgets")).length,
     },
   };
 };
