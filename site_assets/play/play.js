@@ -165,7 +165,7 @@
       make("div", { class: "kd-columns" }, student(0), student(1)));
     notice.replaceChildren(...problems.map((line) => make("p", {}, line)));
     link.href = S.format(settings);
-    curve = chart({ x: [0, settings.steps * engine.BATCH], y: [0.4, 1.02], xlabel: "training samples", ylabel: "held-out accuracy", height: 230 });
+    curve = chart({ x: [0, settings.steps * engine.BATCH], y: [0.3, 1.02], xlabel: "training samples", ylabel: "held-out accuracy", height: 230 });
     top.replaceChildren(curve.host);
     maps = NAMES.map(() => heat({ rows: settings.width, columns: settings.d, support: ground().support, xlabel: "bit (the support is marked)", ylabel: "neuron" }));
     spectra = NAMES.map(() => []); // a chart a stage, as they are entered
@@ -216,6 +216,7 @@
         `${at === null ? "" : `, ${percent(SOLVED)} after ${whole(at)} samples`}; ${percent(share)} of its squared first-layer weights on the support (chance ${percent(k / d)}).`;
     });
     const sum = verdict(both.map(reached));
+    words.host.style.visibility = playing ? "hidden" : ""; // they are said at rest: while students learn they would be old
     words.say(`Step ${whole(run.step)}.`, ...said, ...(sum ? [sum] : []));
   }
 
