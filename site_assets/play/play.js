@@ -74,13 +74,13 @@
     send({ start: [S.forEngine(settings), { width: kdTeachers.width, networks: Object.fromEntries(networks) }], id: task });
   }
 
-  /** Take up other settings: the address, the controls, a new run. Another seed alone leaves the curves so far as thin lines. */
-  function change(more, focus) {
+  /** Take up other settings: the address, the controls, a new run. Another seed alone leaves the curves so far as thin lines. `refused` says what was not taken. */
+  function change(more, focus, refused = []) {
     const seedOnly = Object.keys(more).every((name) => name === "seed");
     others = seedOnly && run.looked.length > 1 ? [...others.slice(-9), { x: run.looked, curves: run.students.map((s) => s.curve) }] : seedOnly ? others : [];
     Object.assign(settings, more);
     const fits = PLANS.filter((name) => typeof S.stages(settings[name], settings.steps) === "string");
-    problems = fits.map((name) => `Student ${name.toUpperCase()}: ${S.stages(settings[name], settings.steps)}, so the run takes more steps.`);
+    problems = refused.concat(fits.map((name) => `Student ${name.toUpperCase()}: ${S.stages(settings[name], settings.steps)}, so the run takes more steps.`));
     if (fits.length) settings.steps = S.choices.steps.find((n) => fits.every((name) => typeof S.stages(settings[name], n) !== "string"));
     history.replaceState(null, "", S.format(settings));
     build();
@@ -103,7 +103,10 @@
 
   function seeds() {
     const input = make("input", { type: "number", min: 0, max: S.most.seed, step: 1, value: settings.seed, "data-key": "seed" });
-    input.addEventListener("change", () => change(/^\d{1,6}$/.test(input.value) ? { seed: +input.value } : {}, "seed"));
+    input.addEventListener("change", () => {
+      if (/^\d{1,6}$/.test(input.value)) change({ seed: +input.value }, "seed");
+      else change({}, "seed", [`seed is a whole number from 0 to ${S.most.seed}; it stays ${settings.seed}`]);
+    });
     return make("label", { class: "kd-field" }, make("span", {}, "Seed"), input);
   }
 
