@@ -18,7 +18,7 @@ from study import find, records_of
 
 from kdutils.lab.store import Store
 from kdutils.lab.study import COLUMNS, Cell, Study, work
-from kdutils.pages.studies import ORDER, Records, machine
+from kdutils.pages.studies import ORDER, Records, kept, machine
 
 
 def cost(study: Study, records: Records, cell: Cell) -> float:
@@ -70,7 +70,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             result = work(study, cell, Store(folder), tuning and records.cells[str(tuning)]["chosen"])
         exact = (about["machine"], about["torch"]) == (machine(), torch.__version__)
-        new = pd.DataFrame(result["rows"], columns=list(COLUMNS))
+        new = kept(study, pd.DataFrame(result["rows"], columns=list(COLUMNS)))
         wrong = compare(records.rows(cell), new, exact, args.tolerance)
         if result["chosen"] != about.get("chosen", {}) and exact:
             wrong += f" chosen: {about.get('chosen')}, now {result['chosen']}"

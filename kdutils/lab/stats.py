@@ -21,45 +21,10 @@ import numpy as np
 from kdutils.lab.arms import Arm, Times, bootstrap, fastest, lower_median, lowest_loss, median, tune
 
 __all__ = [
-    "Arm", "Estimate", "Exponent", "Growth", "Speedup", "Times", "bootstrap", "difference", "exponent", "fastest",
+    "Arm", "Estimate", "Exponent", "Growth", "Times", "bootstrap", "difference", "exponent", "fastest",
     "growth", "logrank", "lower_median", "lowest_loss", "median", "over_teachers", "paired", "pooled", "ratio",
-    "speedup", "survival", "tune",
+    "survival", "tune",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """How many times fewer samples one arm needs than another, seed by seed (seeds share weights and data).
-
-    Attributes:
-        ratios: (n,) slow / fast. Where the slow one did not finish its limit stands in, so the true ratio is
-            larger (`bounded`); where the fast one did not finish the ratio counts as 0.
-        bounded: (n,) whether the ratio is only a lower bound.
-    """
-
-    ratios: np.ndarray
-    bounded: np.ndarray
-
-    @property
-    def median(self) -> float:
-        return median(self.ratios)
-
-    def interval(self, level: float = 0.9) -> tuple[float, float]:
-        """Bootstrap interval of the median ratio over seeds."""
-        return bootstrap(median, self.ratios, level)
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether any seed's ratio is a lower bound, which makes the median one too."""
-        return bool(self.bounded.any())
-
-
-def speedup(slow: Times, fast: Times) -> Speedup:
-    """Paired comparison of two arms over the same seeds; both `Times` in the same unit and seed order."""
-    if len(slow.values) != len(fast.values):
-        raise ValueError(f"arms are compared seed by seed; got {len(slow.values)} and {len(fast.values)} seeds")
-    numerator = np.where(np.isfinite(slow.values), slow.values, slow.limit)
-    return Speedup(numerator / fast.values, ~np.isfinite(slow.values))
 
 
 @dataclass(frozen=True)

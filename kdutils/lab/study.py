@@ -75,8 +75,7 @@ class Study:
     """What a study's file says.
 
     Attributes:
-        lab: which lab of `kdutils.lab.lab`.
-        settings: its settings but for the budget and the seeds; sizes: by a name, settings that differ among sizes.
+        lab: which of `kdutils.lab.lab`; settings: its own, the budget and seeds apart; sizes: by a name, what differs.
         budgets: steps of a student.
         teachers: seeds; the arms are tuned under the first.
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
@@ -85,6 +84,7 @@ class Study:
         arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the
             budget, for all stages before the last; `steps`, the same as a number; `gain` of a checkpoint; `weight`.
         main: the arms that come first; effect: the smallest one of interest, stated before the run.
+        thinned: roles, such as "tuning", of whose curves the records keep the rises alone: `pages.studies.kept`.
     """
 
     name: str
@@ -99,6 +99,7 @@ class Study:
     main: Sequence[str]
     effect: Mapping[str, Any]
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    thinned: Sequence[str] = ()
 
     @classmethod
     def load(cls, path: Path, smoke: bool = False) -> Study:
@@ -109,7 +110,7 @@ class Study:
             data |= small | merged
             data["arms"] = {name: data["arms"][name] for name in data["main"]}
         known = [one.name for one in fields(cls)][1:]
-        if wrong := set(data) ^ set(known) - ({"sizes"} - set(data)):
+        if wrong := set(data) ^ set(known) - ({"sizes", "thinned"} - set(data)):
             raise ValueError(f"{path}: {min(wrong)!r} is unknown or missing; a study has {', '.join(known)}")
         return cls(path.stem, **data)
 
@@ -146,8 +147,8 @@ class Study:
         """A hash of all that `cell` is a function of, the code apart."""
         parts: list[Any] = [self.lab, {**self.settings, **self.sizes[cell.size]}, str(cell)]
         if cell.arm:
-            parts += [self.arms[cell.arm], self.students, self.evaluations, self.tuning]
-            parts.append(self.teachers.index(cell.teacher))
+            how = [self.arms[cell.arm], self.students, self.evaluations, self.tuning]
+            parts += [*how, self.teachers.index(cell.teacher)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def build(self, cell: Cell, runs: store.Store | None, device: str = "cpu") -> labs.Lab:
@@ -156,8 +157,8 @@ class Study:
         every = arm.get("evaluate_every", size.get("evaluate_every", max(1, steps // self.evaluations)))
         seeds = [10 * self.teachers.index(cell.teacher) + i for i in range(1, self.students + 1)]
         own = {"steps": steps, "evaluate_every": every, "seeds": seeds, "tuning_seeds": self.tuning["seeds"]}
-        settings = {**self.settings, **size, **own, "device": device, "profile": "study"}
-        lab = LABS[self.lab](SimpleNamespace(**settings), runs=runs)
+        settings = SimpleNamespace(**{**self.settings, **size, **own, "device": device, "profile": "study"})
+        lab = LABS[self.lab](settings, runs=runs)
         lab.film = False
         return lab
 
@@ -268,15 +269,14 @@ def work(
             rows = [_rows(cell, lab, arm.run, arm.members, label(tried), False) for tried, arm in found.trials]
             result |= {"rows": list(itertools.chain(*rows)), "chosen": {"choice": found.choice, "rates": ranked}}
         else:
-            choice, rates = chosen["choice"], chosen["rates"]
-            for rate in rates:  # the first that is stable: the tuning seeds may not have told
+            for rate in chosen["rates"]:  # the first that is stable: the tuning seeds may not have told
                 try:
-                    run = fit(choice, [rate], lab.settings.seeds)
+                    run = fit(chosen["choice"], [rate], lab.settings.seeds)
                     break
                 except DivergenceError:
-                    if rate == rates[-1]:
+                    if rate == chosen["rates"][-1]:
                         raise
-            rows = _rows(cell, lab, run, range(len(run.students)), label(choice))
+            rows = _rows(cell, lab, run, range(len(run.students)), label(chosen["choice"]))
             result |= {"rows": rows, "facts": {"stages": [list(stage) for stage in run.stages]}}
     result["seconds"] = time.process_time() - started
     runs.save(key, {"none": torch.zeros(1)}, result)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -21,7 +20,6 @@ from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLoca
 from kdutils.lab import stats
 from kdutils.lab.stats import Estimate
 from kdutils.pages import evidence, plots
-from kdutils.pages.studies import Records
 
 BASE = "one-shot"
 NEAR = 2.5  # budgets further apart than this factor are not read between
@@ -34,25 +32,14 @@ def study(name: str, measure: str, folder: Path | str = "results/studies") -> Bu
 
 
 @dataclass(frozen=True)
-class Budgets:
+class Budgets(evidence.Recorded):
     """The arms of a study at all its budgets.
 
     Attributes:
         measure: what is compared: "accuracy", in points, or "loss", in nats.
     """
 
-    records: Records
     measure: str
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What the study's summary says: its settings, arms, teachers, cost."""
-        return self.records.about
-
-    @property
-    def smallest(self) -> float:
-        """The smallest effect of interest, stated before the run."""
-        return float(self.about["effect"]["smallest"])
 
     @property
     def unit(self) -> str:
@@ -175,15 +162,14 @@ class Budgets:
 
     def chosen(self, arm: str, budget: int) -> str:
         """What the tuning chose: its learning rate, and a value for each of its lists."""
-        found = self.about["cells"][f"tuning {self.about['teachers'][0]}, {budget} steps, {arm}"]["chosen"]
+        found = self.cell("tuning", budget, arm)["chosen"]
         return ", ".join([f"rate {found['rates'][0]:g}", *(f"{k} {v:.2g}" for k, v in found["choice"].items())])
 
     def hidden(self, arm: str, budget: int) -> int:
         """The steps that an arm spends in stages which leave its output layer alone."""
         if self.about["arms"][arm]["curriculum"] not in ("extraction", "fitnets"):
             return 0
-        cell = self.about["cells"][f"students {self.about['teachers'][0]}, {budget} steps, {arm}"]
-        return int(cell["facts"]["stages"][-1][1])
+        return int(self.cell("students", budget, arm)["facts"]["stages"][-1][1])
 
     # Figures
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from kdutils.lab import stats
 from kdutils.lab.stats import Estimate, Times
+from kdutils.lab.study import Cell
 from kdutils.pages.claims import Claim
 from kdutils.pages.studies import Records
 
@@ -35,19 +36,10 @@ def study(
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """A study's arms at one budget.
-
-    Attributes:
-        threshold: the accuracy that counts as "solved".
-        budget: steps of a student.
-        size: which of the study's sizes; `dataclasses.replace(study, size=...)` for another.
-    """
+class Recorded:
+    """What any page reads of a study; see `Evidence` for one budget, `kdutils.pages.budgets.Budgets` for all."""
 
     records: Records
-    threshold: float
-    budget: int
-    size: str = ""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -58,6 +50,25 @@ class Evidence:
     def smallest(self) -> float:
         """The smallest effect of interest, stated before the run."""
         return float(self.about["effect"]["smallest"])
+
+    def cell(self, role: str, budget: int, arm: str, size: str = "") -> dict[str, Any]:
+        """What the summary says of an arm's "tuning" or "students" under the first teacher."""
+        return self.about["cells"][str(Cell(role, self.about["teachers"][0], budget, arm, size))]
+
+
+@dataclass(frozen=True)
+class Evidence(Recorded):
+    """A study's arms at one budget.
+
+    Attributes:
+        threshold: the accuracy that counts as "solved".
+        budget: steps of a student.
+        size: which of the study's sizes; `dataclasses.replace(study, size=...)` for another.
+    """
+
+    threshold: float
+    budget: int
+    size: str = ""
 
     @cached_property
     def limit(self) -> int:
@@ -70,9 +81,9 @@ class Evidence:
 
     def done(self, *arms: str) -> bool:
         """Whether the students of these arms have been trained under every teacher: a study may be under way."""
-        wanted = {(f"students {t}", f"{self.budget} steps, {arm}") for t in self.about["teachers"] for arm in arms}
-        cells = {", ".join(filter(None, (*parts, self.size))) for parts in wanted}
-        return cells <= set(self.about["cells"])
+        teachers = self.about["teachers"]
+        wanted = {str(Cell("students", t, self.budget, arm, self.size)) for t in teachers for arm in arms}
+        return wanted <= set(self.about["cells"])
 
     def times(self, arm: str, axis: str = "samples") -> Times:
         """The same, all teachers in one."""
@@ -89,9 +100,7 @@ class Evidence:
 
     def chosen(self, arm: str) -> dict[str, float]:
         """What the tuning seeds chose for an arm: "rate", and a value for each of its lists."""
-        first = self.about["teachers"][0]
-        parts = f"tuning {first}", f"{self.budget} steps, {arm}", self.size
-        found = self.about["cells"][", ".join(filter(None, parts))]["chosen"]
+        found = self.cell("tuning", self.budget, arm, self.size)["chosen"]
         return {"rate": found["rates"][0], **found["choice"]}
 
     def trials(self, arm: str) -> dict[str, tuple[float, list[float]]]:

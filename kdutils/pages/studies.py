@@ -32,6 +32,25 @@ from kdutils.lab.study import COLUMNS, Cell, Study, work
 ORDER = ["role", "size", "budget", "arm", "teacher", "choice", "rate", "seed", "sample", "step"]
 
 
+def kept(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """What the records keep of some rows: all, but in the roles that `study.thinned` names the rises of accuracy alone.
+
+    A rise is an evaluation at which a run was better than ever before. With them, the last evaluation and the test
+    sample's, when a run first reached any accuracy, when it ended, and how, are there to the bit; the flat parts are
+    not, and they are most of a curve that was looked at every few steps. What was thinned stays as it is.
+
+    Raises:
+        ValueError: for a role that there is not.
+    """
+    if wrong := set(study.thinned) - {"teacher", "tuning", "students"}:
+        raise ValueError(f"{study.name}: thinned holds {min(wrong)!r}; the roles are teacher, tuning, students")
+    rows = rows.sort_values(ORDER, ignore_index=True)
+    runs = rows.groupby(ORDER[:-1], sort=False)
+    before = runs.accuracy.cummax().groupby([rows[name] for name in ORDER[:-1]]).shift(fill_value=-np.inf)
+    rises = (rows.accuracy > before) | ~rows.duplicated(ORDER[:-1], keep="last")
+    return rows[~rows.role.isin(study.thinned) | rises].reset_index(drop=True)
+
+
 class Records:
     """What a study has found so far: `NAME.csv.gz`, a row an evaluation, and `NAME.json`, how it came about.
 
@@ -66,12 +85,17 @@ class Records:
         known = {str(one) for one in study.cells()}
         self.cells = {name: about for name, about in self.cells.items() if name in known}
         new, old = pd.DataFrame(result["rows"], columns=list(COLUMNS)), self.table.drop(self.rows(cell).index)
-        self.table = (new if old.empty else pd.concat([old, new])).sort_values(ORDER, ignore_index=True)
+        self.table = new if old.empty else pd.concat([old, new])
         self.cells[str(cell)] = {
             "fingerprint": study.fingerprint(cell), "source": code.source_hash()[:16], "machine": machine(),
             "torch": torch.__version__, "core-seconds": round(result["seconds"], 1),
             **{key: result[key] for key in ("chosen", "facts") if result[key]},
         }  # fmt: skip
+        self.write(study)
+
+    def write(self, study: Study) -> None:
+        """Write both files."""
+        self.table = kept(study, self.table)
         hours = sum(about["core-seconds"] for about in self.cells.values()) / 3600
         versions = {
             "python": platform.python_version(),

@@ -9,7 +9,7 @@ import pytest
 from kdutils import curriculum
 from kdutils.lab import stats
 from kdutils.lab.ensemble import Ensemble
-from kdutils.lab.stats import Arm, Times, speedup
+from kdutils.lab.stats import Arm, Times
 from kdutils.lab.training import DivergenceError, Run, train
 from kdutils.tasks.models import MLP
 from kdutils.tasks.parity import SparseParity
@@ -268,38 +268,6 @@ def test_a_curriculum_shorter_than_the_budget_is_censored_where_it_ended() -> No
     run = train(students, SparseParity(4, 2), plan, steps=100, batch=8, evaluate_every=2, held_out=64)
     found = Arm(run, 1.0, (1,)).times(1.01)
     assert found.limit <= run.samples[-1]
-
-
-def test_speedup_is_paired() -> None:
-    found = speedup(times(10, 40, 60), times(5, 4, 3))
-    assert found.ratios.tolist() == [2, 10, 20]
-    assert found.median == 10 and not found.is_bound
-    low, high = found.interval()
-    assert {low, high} <= {2, 10, 20} and low <= 10 <= high
-
-
-def test_speedup_of_an_arm_over_itself_is_one() -> None:
-    found = speedup(times(3, 5, 8), times(3, 5, 8))
-    assert found.median == 1 and found.interval() == (1, 1)
-
-
-def test_slow_arm_unfinished_gives_a_lower_bound() -> None:
-    found = speedup(times(INF, 40, limit=100), times(5, 4))
-    assert found.ratios.tolist() == [20, 10]
-    assert found.bounded.tolist() == [True, False] and found.is_bound
-    later = speedup(times(5000, 40, limit=10_000), times(5, 4))
-    assert (later.ratios >= found.ratios).all()
-
-
-def test_fast_arm_unfinished_counts_as_zero() -> None:
-    assert speedup(times(10, 10), times(INF, 5)).ratios.tolist() == [0, 2]
-    both = speedup(times(INF), times(INF))
-    assert both.ratios.tolist() == [0] and both.is_bound
-
-
-def test_speedup_needs_the_same_seeds() -> None:
-    with pytest.raises(ValueError, match="seed by seed; got 3 and 2 seeds"):
-        speedup(times(1, 2, 3), times(1, 2))
 
 
 def test_teachers_are_the_unit() -> None:

@@ -14,7 +14,7 @@ import pytest
 from kdutils.lab import study as studies
 from kdutils.lab.store import Store
 from kdutils.lab.study import Cell, Study, plan, work
-from kdutils.pages.studies import Records, complete
+from kdutils.pages.studies import ORDER, Records, complete, kept
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -265,6 +265,25 @@ def test_an_audit_sees_one_changed_number(small: Study, tmp_path: Path) -> None:
     assert "rows" in audit.compare(recorded.iloc[1:], anew, True, 0.0)
     off = recorded.assign(loss=recorded.loss + 0.1)
     assert "0.1" in audit.compare(off, anew, False, 0.05) and not audit.compare(off, anew, False, 0.2)
+
+
+def test_thinned_records_say_when_every_accuracy_was_reached(small: Study, tmp_path: Path) -> None:
+    small = replace(small, evaluations=60)
+    records, _ = run(small, tmp_path)
+    thin = replace(small, thinned=("tuning", "students"))
+    found = kept(thin, records.table)
+    assert len(found) < len(records.table) and found.equals(kept(thin, found))
+    whole, part = (t[t.role == "teacher"].reset_index(drop=True) for t in (records.table, found))
+    assert whole.equals(part)
+    by = ORDER[:-1]
+    for level in (0.4, 0.5, 0.6, 0.7, 0.95):
+        first, same = (
+            t[t.accuracy >= level].groupby(by)[["step", "flops", "loss"]].first() for t in (records.table, found)
+        )
+        assert len(first) and first.equals(same)
+    assert records.table.groupby(by).last().equals(found.groupby(by).last())
+    with pytest.raises(ValueError, match="small: thinned holds 'tunings'; the roles are teacher"):
+        kept(replace(small, thinned=["tunings"]), records.table)
 
 
 def test_a_cell_that_the_store_has_is_the_cell_that_was_done(small: Study, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from kdutils import probes, seeding
 from kdutils.lab.ensemble import Ensemble
-from kdutils.probes import signal, theory, two_phase
+from kdutils.probes import propositions, signal, theory, two_phase
 from kdutils.signals import Hidden, Labels, Output
 from kdutils.tasks.models import MLP
 from kdutils.tasks.parity import SparseParity
@@ -383,6 +383,61 @@ def test_stepping_sets_the_largest_weight_and_keeps_the_rest() -> None:
     assert ((after.parameters["hidden.weight"] * gradient) <= 0).all()  # downhill
     assert after.parameters["hidden.weight"].abs().amax((1, 2)).tolist() == pytest.approx([3.0, 3.0])
     assert torch.equal(after.parameters["hidden.bias"], start.parameters["hidden.bias"])
+
+
+# All of them, as the chapter shows them
+
+
+@pytest.mark.parametrize("proposition", ["first", "second", "third", "fourth", "fifth"])
+def test_the_chapters_checks_hold(proposition: str, capsys: pytest.CaptureFixture) -> None:
+    propositions.show(getattr(propositions, proposition)())
+    assert "found" in capsys.readouterr().out
+
+
+def wrong_by(formula: str, change) -> tuple[object, str, object]:
+    """The formula's owner, its name, and a version in which `change` was made to its result."""
+    owner = signal.Shares if hasattr(signal.Shares, formula) else theory
+    true = owner.__dict__[formula]
+    if isinstance(true, property):
+        return owner, formula, property(lambda self: change(true.fget(self)))
+    return owner, formula, lambda *a, **k: change(true(*a, **k), *a)
+
+
+@pytest.mark.parametrize(
+    ("proposition", "formula", "change"),
+    [
+        ("first", "expected", lambda v, _, n: v * (1 + 0.1 / n)),
+        ("first", "needed", lambda v, *_: v - 1),  # without the 1 in front
+        ("first", "needed", lambda v, *_: min(v, 1e6)),  # as if half were always reached
+        ("first", "limit", lambda v: v**2),
+        ("first", "excess", lambda v: -v),
+        ("second", "gate_coefficient", lambda v, d, j, b: v * (1 if j != 2 else 1.001)),
+        ("second", "gate_coefficient", lambda v, d, j, b: v if j else 0.5),  # as if every gate were open half the time
+        ("second", "growth", lambda v, *_: 1.1 * v),
+        ("third", "saturation", lambda v, *_: v**0.5),
+        ("third", "margin", lambda v, *_: v + 0.1 * 0),  # no change: the control, which must pass
+        ("fourth", "output_disadvantage", lambda v, biases, d: len(biases) / 2),
+        ("fourth", "output_disadvantage", lambda v, *_: v - 0.01),
+    ],
+)
+def test_a_wrong_formula_is_noticed(monkeypatch: pytest.MonkeyPatch, proposition: str, formula: str, change) -> None:
+    monkeypatch.setattr(*wrong_by(formula, change))
+    broken = [check.what for check in getattr(propositions, proposition)() if not check.holds]
+    assert bool(broken) == (formula != "margin"), broken
+
+
+@pytest.mark.parametrize("patterns, samples", [(2, 4), (8, 12)])
+def test_a_fit_to_fewer_labels_than_stated_fails_more_often(patterns: int, samples: int) -> None:
+    """Where Proposition 5 (b) left the logarithm out, its bound of a tenth would not hold: some pattern is missing."""
+    drawn = torch.randint(0, 2 * patterns, (2000, samples), generator=seeding.generator(0, "few"))
+    assert np.mean([len(row.unique()) < 2 * patterns for row in drawn]) > 0.2
+
+
+def test_a_check_that_does_not_hold_stops_the_page(capsys: pytest.CaptureFixture) -> None:
+    good = propositions.Check("a bound", 1.0, 0.5, most=True)
+    for wrong in (propositions.Check("a number", 1.0, 1.001), propositions.Check("a bound", 1.0, 1.5, most=True)):
+        with pytest.raises(AssertionError, match=f"not as stated: .'{wrong.what}'"):
+            propositions.show([good, wrong])
 
 
 # What is refused
