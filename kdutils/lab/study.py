@@ -156,7 +156,7 @@ class Study:
         every = arm.get("evaluate_every", size.get("evaluate_every", max(1, steps // self.evaluations)))
         seeds = [10 * self.teachers.index(cell.teacher) + i for i in range(1, self.students + 1)]
         own = {"steps": steps, "evaluate_every": every, "seeds": seeds, "tuning_seeds": self.tuning["seeds"]}
-        settings = {**self.settings, **size, **own, "device": device, "profile": "study"}
+        settings = {**self.settings, **size, **own, "support_seed": cell.teacher, "device": device, "profile": "study"}
         lab = LABS[self.lab](SimpleNamespace(**settings), runs=runs)
         lab.film = False
         return lab
