@@ -53,6 +53,8 @@ def test_every_study_is_well_formed(path: Path) -> None:
         study = Study.load(path, smoke)
         assert "smallest" in study.effect and "what" in study.effect
         assert len(set(map(str, study.cells()))) == len(study.cells())
+        assert set(study.failed) <= set(study.sizes)
+        assert not {seed for seeds in study.failed.values() for seed in seeds} & set(study.teachers)
     whole = Study.load(path)
     assert len(whole.teachers) >= 3 and whole.students >= 5
 
