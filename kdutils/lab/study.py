@@ -77,7 +77,7 @@ class Study:
     Attributes:
         lab: which lab of `kdutils.lab.lab`.
         settings: its settings but for the budget and the seeds; sizes: by a name, settings that differ among sizes.
-        budgets: steps of a student. evaluations: how many along one; an arm, else a size, may say `evaluate_every` instead.
+        budgets: steps of a student. evaluations: how many along one; an arm, else a size, may say `evaluate_every`.
         teachers: seeds; the arms are tuned under the first. failed: by size, others, which did not solve the task.
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
         tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
