@@ -84,6 +84,7 @@ def main() -> None:
         "--budgets", type=lambda text: {int(part) for part in text.split(",")}, help="these only: 500,1000"
     )
     parser.add_argument("--arms", type=lambda text: set(text.split(";")), help="these only: labels;one-shot")
+    parser.add_argument("--sizes", type=lambda text: set(text.split(";")), help="these only: 14 bits;16 bits")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes here; one a core when left out")
     parser.add_argument("--scheduler", help="the address of a Dask cluster, such as tcp://host:8786")
     parser.add_argument("--device", default="cpu")
@@ -95,11 +96,12 @@ def main() -> None:
     def wanted(cell: Cell) -> bool:
         by_budget = not args.budgets or cell.budget in args.budgets
         by_arm = (not args.arms or cell.arm in args.arms) and (not args.main or cell.arm in study.main)
-        return by_budget and by_arm
+        return by_budget and by_arm and (not args.sizes or cell.size in args.sizes)
 
     named = [cell for cell in study.cells() if cell.arm and wanted(cell)]
     if not named:
-        sys.exit(f"{study.name} has budgets {study.budgets} and arms {tuple(study.arms)}; none of these was asked for")
+        there = f"budgets {study.budgets}, sizes {tuple(study.sizes)} and arms {tuple(study.arms)}"
+        sys.exit(f"{study.name} has {there}; none of these was asked for")
     needed = {need for cell in named for need in study.needs(cell)}
     cells = [cell for cell in study.cells() if cell in needed or cell in named]
     left = {cell: size(study, cell) for cell in cells if not records.has(study, cell)}

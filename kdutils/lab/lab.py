@@ -193,7 +193,11 @@ class ParityLab(Lab):
 
 
 class TransformerParityLab(ParityLab):
-    """The same with transformers, by Adam: the bits are tokens, and the last position answers."""
+    """The same with transformers, by Adam: the bits are tokens, and the last position answers.
+
+    The setting `support` is "first", or "random": then positions are drawn from the setting `support_seed`, in a study
+    the teacher's own. For a causal network the choice matters; chapter 7 says why.
+    """
 
     @staticmethod
     def _parts(s: SimpleNamespace) -> tuple[SparseParity, partial, partial, Optimiser]:
@@ -201,7 +205,10 @@ class TransformerParityLab(ParityLab):
             partial(Transformer, 2, s.head_width * heads, heads, s.layers, s.d, classes=2, last=True)
             for heads in (s.teacher_heads, s.student_heads)
         )
-        return SparseParity(s.d, s.k, tokens=True), teacher, student, Adam()
+        if s.support not in ("first", "random"):
+            raise ValueError(f"support is 'first' or 'random', not {s.support!r}")
+        drawn = SparseParity.with_random_support(s.d, s.k, s.support_seed) if s.support == "random" else None
+        return SparseParity(s.d, s.k, drawn and drawn.support, tokens=True), teacher, student, Adam()
 
 
 class GrammarLab(Lab):

@@ -75,11 +75,11 @@ class Study:
     """What a study's file says.
 
     Attributes:
-        lab: which of `kdutils.lab.lab`; settings: its own, the budget and seeds apart; sizes: by a name, what differs.
-        budgets: steps of a student.
-        teachers: seeds; the arms are tuned under the first.
+        lab: which lab of `kdutils.lab.lab`.
+        settings: its settings but for the budget and the seeds; sizes: by a name, settings that differ among sizes.
+        budgets: steps of a student. evaluations: how many along one; an arm, else a size, may say `evaluate_every`.
+        teachers: seeds; the arms are tuned under the first. failed: by size, others, which did not solve the task.
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
-        evaluations: how many along a budget; an arm or a size may say `evaluate_every` instead (the arm's goes first).
         tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
         arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the
             budget, for all stages before the last; `steps`, the same as a number; `gain` of a checkpoint; `weight`.
@@ -99,6 +99,7 @@ class Study:
     main: Sequence[str]
     effect: Mapping[str, Any]
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    failed: Mapping[str, Sequence[int]] = field(default_factory=dict)
     thinned: Sequence[str] = ()
 
     @classmethod
@@ -110,7 +111,7 @@ class Study:
             data |= small | merged
             data["arms"] = {name: data["arms"][name] for name in data["main"]}
         known = [one.name for one in fields(cls)][1:]
-        if wrong := set(data) ^ set(known) - ({"sizes", "thinned"} - set(data)):
+        if wrong := set(data) ^ set(known) - ({"sizes", "failed", "thinned"} - set(data)):
             raise ValueError(f"{path}: {min(wrong)!r} is unknown or missing; a study has {', '.join(known)}")
         return cls(path.stem, **data)
 
@@ -157,8 +158,8 @@ class Study:
         every = arm.get("evaluate_every", size.get("evaluate_every", max(1, steps // self.evaluations)))
         seeds = [10 * self.teachers.index(cell.teacher) + i for i in range(1, self.students + 1)]
         own = {"steps": steps, "evaluate_every": every, "seeds": seeds, "tuning_seeds": self.tuning["seeds"]}
-        settings = SimpleNamespace(**{**self.settings, **size, **own, "device": device, "profile": "study"})
-        lab = LABS[self.lab](settings, runs=runs)
+        settings = {**self.settings, **size, **own, "support_seed": cell.teacher, "device": device, "profile": "study"}
+        lab = LABS[self.lab](SimpleNamespace(**settings), runs=runs)
         lab.film = False
         return lab
 

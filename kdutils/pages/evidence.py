@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,11 @@ class Evidence(Recorded):
         """The budget in samples."""
         return self.budget * self.about["settings"]["batch"]
 
+    def sizes(self, *arms: str) -> dict[str, Evidence]:
+        """The same study at each of its sizes at which the students of all `arms` are recorded, in the file's order."""
+        each = {size: replace(self, size=size) for size in self.about["sizes"]}
+        return {size: study for size, study in each.items() if study.done(*arms)}
+
     def by_teacher(self, arm: str, axis: str = "samples") -> list[Times]:
         """When each student of an arm solved the task, in "samples" or "flops", one `Times` a teacher."""
         return self.records.times(arm, self.budget, self.threshold, axis, self.size)
@@ -123,6 +129,28 @@ class Evidence(Recorded):
         reached = t[t.accuracy >= self.threshold].groupby("teacher")[axis].min()
         values = reached.reindex(self.about["teachers"]).fillna(np.inf).to_numpy(dtype=float)
         return Times(values, float(t[axis].max()))
+
+
+def across(studies: Sequence[Evidence], slow: str, fast: str, axis: str = "samples") -> Estimate:
+    """How many times more `slow` needs than `fast` over several sizes; a teacher of one size counts as one.
+
+    Raises:
+        ValueError: where there are no students to compare.
+    """
+    return stats.ratio(*([t for study in studies for t in study.by_teacher(arm, axis)] for arm in (slow, fast)))
+
+
+def needs(found: Estimate, smallest: float) -> str:
+    """What a ratio to another arm settles, in words, given the smallest factor of interest."""
+    if found.beyond(smallest, 1):
+        return "more samples"
+    if found.beyond(1 / smallest, 1):
+        return "fewer samples"
+    if found.within(smallest, 1):
+        return f"as many samples, within a factor of {smallest:g}"
+    if found.high < smallest:
+        return "no more samples"
+    return "no fewer samples" if found.low > 1 / smallest else "an unsettled number of samples"
 
 
 def claim(id: str, sentence: str, found: Estimate, band: tuple[float, float], unit: str = " times") -> Claim:

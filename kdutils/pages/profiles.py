@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 PARAMETERS = ("profile", "device", "seeds", "overrides")
-MAY_BE_ZERO = {"seeds", "tuning_seeds", "extensions", "characters", "warmup"}  # every other number is above 0
+MAY_BE_ZERO = {"seeds", "tuning_seeds", "support_seed", "extensions", "characters", "warmup"}  # all others are above 0
 GIVE = "-y '{overrides: {steps: 300}, seeds: [1, 2, 3]}'"  # how to give papermill more than a word or a number
 
 

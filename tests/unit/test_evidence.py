@@ -109,3 +109,32 @@ def test_ratios_show_bounds_as_such():
     assert max(ends[1] for ends in whiskers) == ax.get_xlim()[1]  # an interval without an end goes on to the edge
     assert any(text.get_text() == "nothing is known" for text in ax.texts)
     plt.close("all")
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ((2.0, 9.0), "more samples"),
+        ((2.0, np.inf), "more samples"),
+        ((0.1, 0.5), "fewer samples"),
+        ((0.9, 1.2), "as many samples, within a factor of 1.5"),
+        ((0.3, 1.2), "no more samples"),
+        ((0.9, 4.0), "no fewer samples"),
+        ((0.0, np.inf), "an unsettled number of samples"),
+    ],
+)
+def test_what_a_ratio_settles(interval, words):
+    assert evidence.needs(Estimate(1.0, *interval, "", 3, 15), 1.5) == words
+
+
+def test_sizes_together_have_all_their_teachers():
+    study = evidence.study("growth", 0.95, folder=FOLDER)
+    arms = list(study.about["main"])[:2]
+    sizes = study.sizes(*arms)
+    assert sizes and list(sizes) == [size for size in study.about["sizes"] if size in sizes]
+    one, *rest = sizes.values()
+    assert evidence.across([one], *arms) == one.ratio(*arms)
+    together = evidence.across([one, *rest], *arms)
+    assert together.teachers == len(sizes) * len(study.about["teachers"])
+    with pytest.raises(ValueError, match="student by student"):
+        evidence.across([], *arms)

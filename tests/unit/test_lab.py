@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from kdutils.lab.store import Store
 from kdutils.lab.training import Run
 from kdutils.pages import profiles
 from kdutils.tasks.models import Transformer
+from kdutils.tasks.parity import SparseParity
 
 SMALL = {
     "d": 6, "k": 2, "teacher_width": 64, "teacher_steps": 600, "keep_every": 50, "student_width": 24,
@@ -157,6 +159,20 @@ def test_transformers_are_of_the_shape_the_settings_say(room: ParityLab, hall: P
         assert (len(network.blocks), network.blocks[0].heads, network.context) == (2, heads, 4)
         assert network.embed.weight.shape == (2, 2 * heads)  # two tokens; heads as wide as the settings say
         assert network.causal and network.last and network.readout.out_features == 2
+
+
+def test_the_support_of_transformers_is_the_first_bits_or_drawn(hall: ParityLab) -> None:
+    assert hall.task.support == (0,)
+    found = []
+    for seed in range(8):
+        room = hall.varied(d=12, k=3, support="random", support_seed=seed)
+        assert room.task == replace(SparseParity.with_random_support(12, 3, seed), tokens=True)
+        x, y = room.task.sample(64, seeding.generator(0, "x"))
+        assert torch.equal(x[:, list(room.task.support)].sum(1) % 2, y)  # tokens are 1 for -1
+        found.append(room.task.support)
+    assert len(set(found)) > 5
+    with pytest.raises(ValueError, match="support is 'first' or 'random', not 'last'"):
+        hall.varied(support="last")
 
 
 def test_an_arm_of_transformers_from_end_to_end(hall: ParityLab) -> None:

@@ -15,6 +15,7 @@ from kdutils.lab import study as studies
 from kdutils.lab.store import Store
 from kdutils.lab.study import Cell, Study, plan, work
 from kdutils.pages.studies import ORDER, Records, complete, kept
+from kdutils.tasks.parity import SparseParity
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -52,6 +53,8 @@ def test_every_study_is_well_formed(path: Path) -> None:
         study = Study.load(path, smoke)
         assert "smallest" in study.effect and "what" in study.effect
         assert len(set(map(str, study.cells()))) == len(study.cells())
+        assert set(study.failed) <= set(study.sizes)
+        assert not {seed for seeds in study.failed.values() for seed in seeds} & set(study.teachers)
     whole = Study.load(path)
     assert len(whole.teachers) >= 3 and whole.students >= 5
 
@@ -248,6 +251,21 @@ def test_layers_of_a_transformer(layers: str, blocks: list[int]) -> None:
     *hidden, last = plan(lab, lab.teacher(0), options, {"share": 0.5}, 0).stages
     assert [len(getattr(stage.signal, "terms", [0])) for stage in hidden] == blocks
     assert sum(stage.steps for stage in hidden) == 20 and last.steps is None
+
+
+def test_teachers_of_transformers_have_supports_of_their_own() -> None:
+    study = Study.load(ROOT / "studies" / "transformer_parity.toml")
+    found = {
+        (size, t): study.build(Cell("students", t, study.budgets[0], "labels", size), None).task
+        for size in study.sizes for t in study.teachers
+    }  # fmt: skip
+    for (size, t), task in found.items():
+        d = study.sizes[size]["d"]
+        assert (task.d, task.support) == (d, SparseParity.with_random_support(d, study.settings["k"], t).support)
+    assert all(len({found[size, t].support for t in study.teachers}) == len(study.teachers) for size in study.sizes)
+    assert set(study.main) == {"labels", "one-shot", "untrained", "progressive", "extraction"}
+    order = {arm.get("layers", "each") for arm in study.arms.values() if arm["curriculum"] == "extraction"}
+    assert order == {"each", "last", "reversed", "at once"}
 
 
 def test_an_audit_sees_one_changed_number(small: Study, tmp_path: Path) -> None:
