@@ -33,7 +33,7 @@ from kdutils.probes import mediation
 from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
 
 LABS = {"parity": labs.ParityLab, "transformer_parity": labs.TransformerParityLab, "grammar": labs.GrammarLab,
-        "english": labs.TextLab}  # fmt: skip
+        "english": labs.TextLab, "recorded": labs.RecordedLab}  # fmt: skip
 HOW = ("temperature", "positions", "normalise", "sparse", "projection")
 KINDS = {  # of an arm's curriculum: the options it takes, and those that are lists, tuned
     "labels": ((), ("told",)),
@@ -191,6 +191,8 @@ def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mappin
     `layers` "each" in turn, "reversed", the "last", or all "at once", of the teacher or of an untrained one. `hidden`,
     `keep` and `told` are controls: see `kdutils.probes.mediation`.
     """
+    if isinstance(lab, labs.RecordedLab):
+        return lab.plan(options, choice)
     s, network, kind = lab.settings, teacher.network(), options["curriculum"]
     last = Stage(Output(network, options.get("temperature", 1.0)))
     pairs = paired_blocks(s.layers, s.layers) if hasattr(s, "layers") else [("act", "act")]
@@ -252,7 +254,7 @@ def work(
     lab, started = study.build(cell, runs, device), time.process_time()
     teacher, result = lab.teacher(cell.teacher), {"key": key, "chosen": {}, "facts": {}}
     if cell.role == "teacher":
-        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": lab.optimum()}
+        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": lab.facts(teacher, True)}
     else:
         started, options = time.process_time(), study.arms[cell.arm]
 
@@ -277,7 +279,7 @@ def work(
                     if rate == rates[-1]:
                         raise
             rows = _rows(cell, lab, run, range(len(run.students)), label(choice))
-            result |= {"rows": rows, "facts": {"stages": [list(stage) for stage in run.stages]}}
+            result |= {"rows": rows, "facts": lab.facts(run)}
     result["seconds"] = time.process_time() - started
     runs.save(key, {"none": torch.zeros(1)}, result)
     return result
