@@ -27,13 +27,13 @@ from kdutils.curriculum import Curriculum, Stage, paired_blocks
 from kdutils.lab import lab as labs
 from kdutils.lab import store
 from kdutils.lab.arms import tune
-from kdutils.lab.record import Run
+from kdutils.lab.recorded import RecordedLab, Run
 from kdutils.lab.training import DivergenceError
 from kdutils.probes import mediation
 from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
 
 LABS = {"parity": labs.ParityLab, "transformer_parity": labs.TransformerParityLab, "grammar": labs.GrammarLab,
-        "english": labs.TextLab, "recorded": labs.RecordedLab}  # fmt: skip
+        "english": labs.TextLab, "recorded": RecordedLab}  # fmt: skip
 HOW = ("temperature", "positions", "normalise", "sparse", "projection")
 KINDS = {  # of an arm's curriculum: the options it takes, and those that are lists, tuned
     "labels": ((), ("told",)),
@@ -191,8 +191,6 @@ def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mappin
     `layers` "each" in turn, "reversed", the "last", or all "at once", of the teacher or of an untrained one. `hidden`,
     `keep` and `told` are controls: see `kdutils.probes.mediation`.
     """
-    if isinstance(lab, labs.RecordedLab):
-        return lab.plan(options, choice)
     s, network, kind = lab.settings, teacher.network(), options["curriculum"]
     last = Stage(Output(network, options.get("temperature", 1.0)))
     pairs = paired_blocks(s.layers, s.layers) if hasattr(s, "layers") else [("act", "act")]
@@ -257,9 +255,10 @@ def work(
         result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": lab.facts(teacher, True)}
     else:
         started, options = time.process_time(), study.arms[cell.arm]
+        make = lab.plan or partial(plan, lab, teacher)
 
         def fit(choice: Mapping[str, float], rates: Sequence[float], seeds: Any = study.tuning["seeds"]) -> Run:
-            return lab.fit(plan(lab, teacher, options, choice, cell.teacher), seeds, rates)
+            return lab.fit(make(options, choice, cell.teacher), seeds, rates)
 
         if cell.role == "tuning":
             lists = {key: options[key] for key in REACH if key in options}
@@ -278,8 +277,7 @@ def work(
                 except DivergenceError:
                     if rate == rates[-1]:
                         raise
-            rows = _rows(cell, lab, run, range(len(run.students)), label(choice))
-            result |= {"rows": rows, "facts": lab.facts(run)}
+            result |= {"facts": lab.facts(run), "rows": _rows(cell, lab, run, range(len(run.students)), label(choice))}
     result["seconds"] = time.process_time() - started
     runs.save(key, {"none": torch.zeros(1)}, result)
     return result

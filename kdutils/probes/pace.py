@@ -26,7 +26,7 @@ def least(works: Mapping[str, Callable[[], object]], repeats: int = 7) -> dict[s
 
 
 def step(students: Any, signal: Signal, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
-    """A step of an ensemble of one on inputs and labels (1, batch, ...), but for the optimiser: target, loss, gradient."""
+    """A step of an ensemble of one on a batch (1, batch, ...), but for the optimiser's part: target, loss, gradient."""
     bound, moving = signal.bind(students, x, y), list(students.parameters.values())
 
     def work() -> None:

@@ -107,14 +107,13 @@ def teacher(source: str, texts: Texts, untrained: bool = False) -> Cut:
 def everything(source: str, texts: Texts, layers: int) -> Curriculum:
     """All that a study's students ask: a stage for each of their `layers` blocks, of the model and of an untrained one,
     spread evenly over its blocks; then its output. A row's first position is left out (`after_first`)."""
+    both = teacher(source, texts), teacher(source, texts, untrained=True)
     stages = []
-    for untrained in (False, True):
-        source_of, name = teacher(source, texts, untrained), "an untrained model" if untrained else "the model"
-        for theirs, own in paired_blocks(source_of.model.config.num_hidden_layers, layers):
-            path = theirs.replace("blocks", "model.model.layers")
-            how = {"positions": after_first, "normalise": "position"}
-            stages.append(Stage(Hidden(source_of, path, own, name=name, **how), 1))
-    return Curriculum("everything", (*stages, Stage(Output(teacher(source, texts), name="the model"))))
+    for network, name in zip(both, ("the model", "an untrained model"), strict=True):
+        for theirs, own in paired_blocks(network.model.config.num_hidden_layers, layers):
+            path, how = theirs.replace("blocks", "model.model.layers"), {"positions": after_first}
+            stages.append(Stage(Hidden(network, path, own, name=name, normalise="position", **how), 1))
+    return Curriculum("everything", (*stages, Stage(Output(both[0], name="the model"))))
 
 
 def after_first(x: torch.Tensor) -> torch.Tensor:

@@ -53,7 +53,7 @@ def test_every_study_is_well_formed(path: Path) -> None:
         assert "smallest" in study.effect and "what" in study.effect
         assert len(set(map(str, study.cells()))) == len(study.cells())
     whole = Study.load(path)
-    assert len(whole.teachers) >= 3 and whole.students >= 5
+    assert whole.students >= 5 and (len(whole.teachers) >= 3 or whole.lab == "recorded")  # there is one SmolLM2
 
 
 def test_what_a_cell_needs_comes_before_it(small: Study) -> None:
