@@ -17,14 +17,14 @@ export PYDEVD_DISABLE_FILE_VALIDATION := 1
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
-setup: $(VENV)/.done ## create .venv with the locked environment
+setup: $(VENV)/.done ## create .venv with the locked environment (LEAN=1: without chapter 11's pretrained teacher, 93 MB)
 
 PYTHON_IS_THERE = command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed, and there is no $(PYTHON): \
 	get it from python.org or with your system's packages, or say PYTHON=..." >&2; exit 1; }
 
-$(VENV)/.done: requirements.lock pyproject.toml
+$(VENV)/.done: requirements.lock pretrained.lock pyproject.toml
 	@$(PYTHON_IS_THERE)
-	@$(PYTHON) tools/setup.py $(VENV)
+	@$(PYTHON) tools/setup.py $(VENV) $(if $(LEAN),--lean)
 	@touch $@
 
 book: ## check what is needed, set up, execute every chapter at PROFILE, build the site, say where it is

@@ -137,9 +137,8 @@ class RecordedLayer:
         if kind is Hidden and width != recorded:
             raise ValueError(f"{layer!r} of the student is {width} wide, the targets were recorded for {recorded}")
         signal = kind(nn.Identity(), reading.OUTPUT, layer, units=units, **more)  # its loss is that of the live signal
-        sample = torch.tensor([[[1.0], [-1.0]]], device=students.device).expand(
-            1, 2, recorded
-        )  # the loss needs no more
+        sample = torch.tensor([[1.0], [-1.0]], device=students.device)  # the loss needs no more
+        sample = sample.expand(len(students.seeds), 2, recorded)
         _, compare, drawn, _ = signal._start(students, sample, None, width)
 
         def target(x: Any, y: Any) -> Any:
@@ -172,7 +171,8 @@ class RecordedOutput:
             found = self.targets.get(students, x, self.key)
             log_p, ids = found["log_p"].float().log_softmax(-1), found.get("ids")
             asked = y != losses.IGNORE if log_p.dim() > 3 and isinstance(y, torch.Tensor) else None
-            return log_p, None if ids is None else ids.long(), asked
+            parts = log_p, asked, None if ids is None else ids.long()
+            return tuple(part for part in parts if part is not None)  # an ensemble spreads tensors alone
 
         def compare(own: torch.Tensor, log_p: torch.Tensor, *ids: torch.Tensor) -> torch.Tensor:
             for top in ids:  # logits still: of a few classes and one that holds the rest, the loss takes the softmax
@@ -180,9 +180,10 @@ class RecordedOutput:
             return losses.divergence(own, log_p, 1.0 if ids else heat) * (heat**2 if ids else 1)
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
-            log_p, ids, asked = target
+            log_p, *parts = target
+            asked = next((part for part in parts if part.dtype == torch.bool), None)
             own, wanted, asked = reading.pairs(values[reading.OUTPUT], (log_p, asked))
-            more = () if ids is None else (ids.flatten(1, -2),)
+            more = [part.flatten(1, -2) for part in parts if part.dtype != torch.bool]
             return losses.mean(losses.where(asked, compare, own, wanted, *more), asked)
 
         return Bound((reading.OUTPUT,), target, loss)

@@ -21,7 +21,11 @@ class Targets:
     """The files of a record, opened when they are first needed, and checked then."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
-        self.folder, self.about, self.open = folder, about, {}
+        self.folder, self.about, self.open, self.places = folder, about, {}, {}
+
+    def describe(self) -> dict[str, Any]:
+        """What a run on them depends on (`kdutils.lab.store`)."""
+        return {"recorded": self.about["shards"]}
 
     def __repr__(self) -> str:
         return f"targets {hashlib.sha256(''.join(self.about['shards'].values()).encode()).hexdigest()[:12]}"
@@ -37,8 +41,15 @@ class Targets:
         return self.open[number]
 
     def get(self, students: Any, x: Any, name: str) -> dict[str, torch.Tensor]:
-        """What was recorded under `name` for `students.rows`: {part: (1, batch, ...)}; ValueError for other inputs."""
-        rows = getattr(students, "rows", None)
+        """What was recorded under `name` for `students.rows`: {part: (1, batch, ...)}; ValueError for other inputs.
+
+        An ensemble reads a batch for each seed, (seeds, batch, ...), and has no numbers of rows: they are found by the
+        inputs.
+        """
+        if not hasattr(students, "rows"):
+            places = [self._place(number) for number in sums(reading.each(lambda t: t.flatten(0, 1)[None], x)).tolist()]
+            return self._stacked(places, name, students, len(students.seeds))
+        rows = students.rows
         if rows is None:
             raise ValueError("a recorded plan needs rows=..., the numbers of the batch's samples in their data set")
         rows, size = torch.as_tensor(rows).tolist(), self.about["shard"]
@@ -52,9 +63,22 @@ class Targets:
             if own != shard["sums"][at].item():
                 advice = "another tokeniser, padding, order, or something drawn anew"
                 raise ValueError(f"row {row} is not what was recorded: its inputs have changed ({advice})")
+        return self._stacked(places, name, students, 1)
+
+    def _place(self, number: int) -> tuple[dict[str, torch.Tensor], int]:
+        """The shard and the place of the first row with this sum of its inputs."""
+        if not self.places:
+            shards = [self.shard(i) for i in range(len(self.about["shards"]))]
+            known = [(int(one), (shard, at)) for shard in shards for at, one in enumerate(shard["sums"].tolist())]
+            self.places = dict(reversed(known))
+        if number not in self.places:
+            raise ValueError(f"an input was not recorded: train on the {self.about['rows']} rows that were")
+        return self.places[number]
+
+    def _stacked(self, places: list[tuple[dict, int]], name: str, students: Any, seeds: int) -> dict[str, torch.Tensor]:
         keys = [key for key in places[0][0] if key.startswith(f"{name}/")]
         stacked = {key: torch.stack([shard[key][at] for shard, at in places]) for key in keys}
-        return {k.removeprefix(f"{name}/"): v.to(students.device)[None] for k, v in stacked.items()}
+        return {k.removeprefix(f"{name}/"): v.to(students.device).unflatten(0, (seeds, -1)) for k, v in stacked.items()}
 
 
 def sums(x: Any) -> torch.Tensor:
@@ -94,6 +118,14 @@ def read(folder: Path) -> dict[str, Any]:
     if not (folder / ABOUT).exists():
         raise ValueError(f"{folder} holds no recorded targets: there is no {ABOUT} in it")
     return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+
+
+def complete(folder: Path) -> bool:
+    """Whether a folder holds all the rows that its record was begun for."""
+    if not (folder / ABOUT).exists():
+        return False
+    about = read(folder)
+    return len(about["shards"]) * about["shard"] >= about["rows"]
 
 
 def write(path: Path, content: bytes) -> None:

@@ -114,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / ".venv")
     parser.add_argument("--check", action="store_true", help="only look for what has to be there")
+    parser.add_argument("--lean", action="store_true", help="leave out the pretrained teacher of chapter 11 (93 MB)")
     parser.add_argument("--site", action="store_true", help="look for what the site needs, too")
     options = parser.parse_args()
     check(options.site)
@@ -129,6 +130,9 @@ def main() -> None:
     pip = [str(scripts / "python"), "-m", "pip", "install", "--disable-pip-version-check"]
     install([*pip, "-r", str(ROOT / "requirements.lock")], total)
     install([*pip, "--no-deps", "-e", str(ROOT)], total)
+    if not options.lean:
+        print("the pretrained teacher of chapter 11 (LEAN=1 leaves it out)", flush=True)
+        install([*pip, "--no-deps", "--require-hashes", "-r", str(ROOT / "pretrained.lock")], 2)
     print("the environment is ready", flush=True)
 
 

@@ -68,7 +68,7 @@ def cluster(scheduler: str | None, workers: int) -> Iterator[Any]:
 def size(study: Study, cell: Cell) -> float:
     """About how much work a cell is, in steps of one student."""
     if cell.role == "teacher":
-        return 5.0 * {**study.settings, **study.sizes[cell.size]}["teacher_steps"]
+        return 5.0 * {**study.settings, **study.sizes[cell.size]}.get("teacher_steps", 100)  # recorded: none
     if cell.role == "students":
         return study.students * cell.budget
     values = [len(value) for value in study.arms[cell.arm].values() if isinstance(value, list)]

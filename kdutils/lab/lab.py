@@ -66,6 +66,8 @@ class Lab:
         self.used: dict[str, Run] = {}
         self.label = ""
 
+    plan = None  # how a study's arms are made, where not by `kdutils.lab.study.plan`
+
     def teacher(self, seed: int = 0) -> Run:
         """The wide teacher, learned from labels, with its checkpoints."""
         s = self.settings
@@ -115,6 +117,10 @@ class Lab:
     def optimum(self) -> dict[str, Any]:
         """What a loss is compared with: the exact optimum on the held-out and on the test samples, where known."""
         return {}
+
+    def facts(self, run: Run, of_teacher: bool = False) -> dict[str, Any]:
+        """What a study keeps of a run beside its curves."""
+        return self.optimum() if of_teacher else {"stages": [list(stage) for stage in run.stages]}
 
     def _draw(self, name: str) -> Any:
         return seeding.generator(0, name, device=self.settings.device)

@@ -27,13 +27,13 @@ from kdutils.curriculum import Curriculum, Stage, paired_blocks
 from kdutils.lab import lab as labs
 from kdutils.lab import store
 from kdutils.lab.arms import tune
-from kdutils.lab.record import Run
+from kdutils.lab.recorded import RecordedLab, Run
 from kdutils.lab.training import DivergenceError
 from kdutils.probes import mediation
 from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
 
 LABS = {"parity": labs.ParityLab, "transformer_parity": labs.TransformerParityLab, "grammar": labs.GrammarLab,
-        "english": labs.TextLab}  # fmt: skip
+        "english": labs.TextLab, "recorded": RecordedLab}  # fmt: skip
 HOW = ("temperature", "positions", "normalise", "sparse", "projection")
 KINDS = {  # of an arm's curriculum: the options it takes, and those that are lists, tuned
     "labels": ((), ("told",)),
@@ -254,12 +254,13 @@ def work(
     lab, started = study.build(cell, runs, device), time.process_time()
     teacher, result = lab.teacher(cell.teacher), {"key": key, "chosen": {}, "facts": {}}
     if cell.role == "teacher":
-        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": lab.optimum()}
+        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": lab.facts(teacher, True)}
     else:
         started, options = time.process_time(), study.arms[cell.arm]
+        make = lab.plan or partial(plan, lab, teacher)
 
         def fit(choice: Mapping[str, float], rates: Sequence[float], seeds: Any = study.tuning["seeds"]) -> Run:
-            return lab.fit(plan(lab, teacher, options, choice, cell.teacher), seeds, rates)
+            return lab.fit(make(options, choice, cell.teacher), seeds, rates)
 
         if cell.role == "tuning":
             lists = {key: options[key] for key in REACH if key in options}
@@ -278,7 +279,7 @@ def work(
                     if rate == chosen["rates"][-1]:
                         raise
             rows = _rows(cell, lab, run, range(len(run.students)), label(chosen["choice"]))
-            result |= {"rows": rows, "facts": {"stages": [list(stage) for stage in run.stages]}}
+            result |= {"rows": rows, "facts": lab.facts(run)}
     result["seconds"] = time.process_time() - started
     runs.save(key, {"none": torch.zeros(1)}, result)
     return result

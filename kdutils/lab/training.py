@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 
 from kdutils import checks, losses, reading, seeding
 from kdutils.curriculum import Curriculum, Stage
-from kdutils.lab import cost, store
+from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import SGD, Optimiser
 from kdutils.lab.record import Run, Saved, from_store, tell_of_attributes, to_store
+from kdutils.probes import cost
 from kdutils.signals import Bound
 from kdutils.tasks.sampling import HeldOut, Samples
 

@@ -64,8 +64,8 @@ class Budgets(evidence.Recorded):
         return [arm for arm in self.about["arms"] if any(a == arm and budget in (None, b) for a, b in self._whole)]
 
     def operations(self, arm: str, budget: int) -> float:
-        """What training one student takes, its teacher's forward passes included."""
-        return self._whole[arm, budget]
+        """What training one student takes, its teacher's forward passes included; seconds, of a recorded teacher."""
+        return self.records.seconds(arm, budget) or self._whole[arm, budget]
 
     def teacher_operations(self) -> float:
         """What training one teacher takes."""
@@ -182,7 +182,7 @@ class Budgets(evidence.Recorded):
             ax.set(ylabel="loss above the optimum", ylim=(0, None))
             return
         ax.set(ylabel="perplexity", yscale="log")
-        ax.yaxis.set_major_locator(FixedLocator([12, 15, 20, 25, 30, 40, 60, 100]))
+        ax.yaxis.set_major_locator(FixedLocator([12, 15, 20, 25, 30, 40, 60, 100, 150, 200, 300, 500]))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
 
@@ -203,7 +203,9 @@ class Budgets(evidence.Recorded):
         ax.axhline(teacher, color="k", ls=":", lw=1)
         ax.annotate("teachers", (0, teacher), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
                     fontsize=10)  # fmt: skip
-        ax.set(xscale="log", xlabel=what if axis == "samples" else "operations (teacher's forward passes included)")
+        timed = self.records.seconds(arm, known[0]) is not None
+        spent = "seconds of a core" if timed else "operations (teacher's forward passes included)"
+        ax.set(xscale="log", xlabel=what if axis == "samples" else spent)
         if axis == "samples":
             ax.set_xticks(sorted({b * self.about["settings"]["batch"] for b in self.budgets()}))
         else:

@@ -136,6 +136,20 @@ class Records:
             found.append(Times(values, float(table[axis].max())))
         return found
 
+    def facts(self, role: str, arm: str = "", budget: int = 0) -> dict[str, Any]:
+        """What was kept of the first "teacher", or of the "students" of an arm under it, beside their curves."""
+        first = f"{role} {self.about['teachers'][0]}"
+        return self.cells[f"{first}, {budget} steps, {arm}" if arm else first].get("facts", {})
+
+    def seconds(self, arm: str, budget: int) -> float | None:
+        """Core-seconds of one student's steps, where a recorded teacher's were timed (`kdutils.probes.pace`)."""
+        timed = self.facts("teacher").get("seconds")
+        if timed is None:
+            return None
+        *early, last = (end - start for _, start, end in self.facts("students", arm, budget)["stages"])
+        ends = "labels" if self.about["arms"][arm]["curriculum"] == "labels" else "one-shot"
+        return last * timed[ends] + sum(steps * timed[f"layer {i}"] for i, steps in enumerate(early))
+
 
 def machine() -> str:
     """The kind of machine, without its name: on two of one kind a run gives the same numbers."""

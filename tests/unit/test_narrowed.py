@@ -8,9 +8,9 @@ from torch import nn
 
 from kdutils import seeding
 from kdutils.curriculum import Curriculum, Stage
-from kdutils.lab import cost
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.training import train
+from kdutils.probes import cost
 from kdutils.projections import gaussian, neurons, sparse
 from kdutils.signals import Hidden, Output
 from kdutils.tasks.models import MLP, Transformer

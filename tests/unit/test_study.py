@@ -56,7 +56,7 @@ def test_every_study_is_well_formed(path: Path) -> None:
         assert set(study.failed) <= set(study.sizes)
         assert not {seed for seeds in study.failed.values() for seed in seeds} & set(study.teachers)
     whole = Study.load(path)
-    assert len(whole.teachers) >= 3 and whole.students >= 5
+    assert whole.students >= 5 and (len(whole.teachers) >= 3 or whole.lab == "recorded")  # there is one SmolLM2
 
 
 def test_what_a_cell_needs_comes_before_it(small: Study) -> None:

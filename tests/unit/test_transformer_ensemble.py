@@ -11,10 +11,11 @@ from torch import nn
 
 from kdutils import curriculum, reading, seeding
 from kdutils.curriculum import Curriculum
-from kdutils.lab import cost, store
+from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import SGD, Adam
 from kdutils.lab.training import Run, train
+from kdutils.probes import cost
 from kdutils.reading import outputs_at
 from kdutils.tasks import models
 from kdutils.tasks.models import Transformer
