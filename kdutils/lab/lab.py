@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,9 @@ from kdutils.lab.optimisers import SGD, Adam, Optimiser
 from kdutils.lab.record import Run
 from kdutils.lab.store import Store
 from kdutils.lab.training import train
-from kdutils.tasks import grammar, text
-from kdutils.tasks.models import MLP, Transformer
+from kdutils.probes.worth import Worth, worth
+from kdutils.tasks import grammar, pictures, text
+from kdutils.tasks.models import MLP, ConvNet, Transformer
 from kdutils.tasks.parity import SparseParity
 
 THRESHOLD = 0.95  # "solved": held-out accuracy
@@ -40,6 +42,7 @@ class Lab:
         merit: how a learning rate is chosen on the tuning seeds; see `stats.Arm.tuned`.
         until: a student's run stops once every seed of one learning rate has reached this accuracy.
         film: keep the reported students' parameters at every evaluation, to probe them along training.
+        mode: "train" where networks have batch norm or dropout; see `kdutils.lab.training.train`.
         runs: the store that all runs go through.
 
     Attributes:
@@ -57,11 +60,12 @@ class Lab:
         merit: Callable[[stats.Arm], tuple[float, ...]] = stats.lowest_loss,
         until: float | None = None,
         film: bool = False,
+        mode: str = "eval",
         runs: Store | None = None,
     ) -> None:
         self.settings, self.task, self.optimiser, self.judge = settings, task, optimiser, judge
         self.make_teacher, self.make_student = teacher, student
-        self.merit, self.until, self.film = merit, until, film
+        self.merit, self.until, self.film, self.mode = merit, until, film, mode
         self.runs = Store() if runs is None else runs
         self.used: dict[str, Run] = {}
         self.label = ""
@@ -116,13 +120,17 @@ class Lab:
         """What a loss is compared with: the exact optimum on the held-out and on the test samples, where known."""
         return {}
 
+    def facts(self, trained: Run) -> dict[str, Any]:
+        """What a study notes of a teacher, before it trains a student."""
+        return self.optimum()
+
     def _draw(self, name: str) -> Any:
         return seeding.generator(0, name, device=self.settings.device)
 
     def _train(self, name: str, students: Ensemble, plan: Curriculum, steps: int, batch: int, **when: Any) -> Run:
         run = train(
             students, self.task, plan, steps=steps, batch=batch, held_out_task=self.judge,
-            held_out=self.settings.held_out, optimiser=self.optimiser, runs=self.runs, **when,
+            held_out=self.settings.held_out, optimiser=self.optimiser, mode=self.mode, runs=self.runs, **when,
         )  # fmt: skip
         own = name = self.label + name
         others = (f"{own} ({n})" for n in itertools.count(2))  # another run of this name: each counts in the cost
@@ -250,3 +258,29 @@ class TextLab(Lab):
         x, y = self.corpora.test.windows(self._draw("test"))
         pick = torch.linspace(0, len(x) - 1, min(self.settings.test_windows, len(x))).long()  # from all its documents
         return x[pick], y[pick]
+
+
+class PictureLab(Lab):
+    """Classes of pictures; convolutional networks in train mode, judged on the validation part."""
+
+    def __init__(self, settings: SimpleNamespace, runs: Store | None = None) -> None:
+        s = settings
+        self.pictures = pictures.load(s.pictures, s.pool)
+        teacher, student = (
+            partial(ConvNet, self.pictures.train.classes, width, s.layers, depth)
+            for width, depth in ((s.teacher_width, s.teacher_depth), (s.student_width, s.student_depth))
+        )
+        optimiser, judge = Adam(warmup=s.warmup, decay=True), self.pictures.validation
+        super().__init__(s, self.pictures.train, teacher, student, optimiser, judge, mode="train", runs=runs)
+
+    def test_sample(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(part.to(self.settings.device) for part in (self.pictures.test.x, self.pictures.test.y))
+
+    def worth(self, trained: Run) -> Worth:
+        """What the teacher's blocks hold beyond its outputs, on validation pictures."""
+        x, y = self.judge.sample(min(4096, len(self.judge)), self._draw("worth"))
+        blocks = [f"blocks.{i}" for i in range(self.settings.layers)]
+        return worth(trained.network(), zip(x.split(128), y.split(128), strict=True), blocks, units=1)
+
+    def facts(self, trained: Run) -> dict[str, Any]:
+        return {"worth": asdict(self.worth(trained))}

@@ -33,23 +33,23 @@ from kdutils.probes import mediation
 from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
 
 LABS = {"parity": labs.ParityLab, "transformer_parity": labs.TransformerParityLab, "grammar": labs.GrammarLab,
-        "english": labs.TextLab}  # fmt: skip
-HOW = ("temperature", "positions", "normalise", "sparse", "projection")
+        "english": labs.TextLab, "pictures": labs.PictureLab}  # fmt: skip
+HOW = ("temperature", "positions", "normalise", "units", "sparse", "projection")
 KINDS = {  # of an arm's curriculum: the options it takes, and those that are lists, tuned
-    "labels": ((), ("told",)),
-    "one-shot": (("temperature",), ("told",)),
+    "labels": (("labelled",), ("told",)),
+    "one-shot": (("temperature",), ("told", "heat")),
     "annealed": ((), ("share", "steps")),
     "taid": ((), ("share", "steps")),
     "progressive": (("temperature",), ("share", "steps", "gain")),
-    "extraction": ((*HOW, "layers", "hidden", "keep"), ("share", "steps")),
-    "joint": (HOW, ("weight",)),
-    "fitnets": (("temperature", "positions"), ("share", "steps")),
+    "extraction": ((*HOW, "layers", "hidden", "keep"), ("share", "steps", "heat")),
+    "joint": (HOW, ("weight", "heat")),
+    "fitnets": (("temperature", "positions", "units"), ("share", "steps", "heat")),
 }
 VALUES = {"layers": ("each", "reversed", "last", "at once"), "keep": ("all", *mediation.KEPT),
           "hidden": ("trained", "untrained", "support", "wrong samples"),
           "projection": ("gaussian", "rademacher", "orthonormal", "pca", "neurons")}  # fmt: skip
 REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf),
-         "told": (0.01, 1.0)}  # fmt: skip  # of extensions
+         "told": (0.01, 1.0), "heat": (1.0, 16.0)}  # fmt: skip  # of extensions
 UNTRAINED = 5000  # added to a teacher's seed: the seed of its untrained control
 COLUMNS = ("role", "size", "teacher", "budget", "arm", "choice", "rate", "seed", "sample", "step", "samples", "flops",
            "accuracy", "loss")  # fmt: skip
@@ -82,8 +82,8 @@ class Study:
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
         evaluations: how many along a budget; an arm or a size may say `evaluate_every` instead (the arm's goes first).
         tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
-        arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the
-            budget, for all stages before the last; `steps`, the same as a number; `gain` of a checkpoint; `weight`.
+        arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the budget,
+            for all stages before the last; `steps`, the same; `gain` of a checkpoint; `weight`; `heat`, both temperatures.
         main: the arms that come first; effect: the smallest one of interest, stated before the run.
     """
 
@@ -146,8 +146,7 @@ class Study:
         """A hash of all that `cell` is a function of, the code apart."""
         parts: list[Any] = [self.lab, {**self.settings, **self.sizes[cell.size]}, str(cell)]
         if cell.arm:
-            parts += [self.arms[cell.arm], self.students, self.evaluations, self.tuning]
-            parts.append(self.teachers.index(cell.teacher))
+            parts += [self.arms[cell.arm], self.students, self.evaluations, self.tuning, self.teachers.index(cell.teacher)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def build(self, cell: Cell, runs: store.Store | None, device: str = "cpu") -> labs.Lab:
@@ -192,9 +191,9 @@ def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mappin
     `keep` and `told` are controls: see `kdutils.probes.mediation`.
     """
     s, network, kind = lab.settings, teacher.network(), options["curriculum"]
-    last = Stage(Output(network, options.get("temperature", 1.0)))
+    last = Stage(Output(network, *([choice["heat"]] * 2 if "heat" in choice else [options.get("temperature", 1.0)])))
     pairs = paired_blocks(s.layers, s.layers) if hasattr(s, "layers") else [("act", "act")]
-    how = {key: options[key] for key in ("positions", "normalise") if key in options}
+    how = {key: options[key] for key in ("positions", "normalise", "units") if key in options}
     if "sparse" in options:
         how["projection"] = partial(projections.sparse, s=options["sparse"])
     elif "projection" in options:
@@ -252,9 +251,10 @@ def work(
     lab, started = study.build(cell, runs, device), time.process_time()
     teacher, result = lab.teacher(cell.teacher), {"key": key, "chosen": {}, "facts": {}}
     if cell.role == "teacher":
-        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": lab.optimum()}
+        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": lab.facts(teacher)}
     else:
         started, options = time.process_time(), study.arms[cell.arm]
+        lab.task = lab.task.labelled(options["labelled"], cell.teacher) if "labelled" in options else lab.task
 
         def fit(choice: Mapping[str, float], rates: Sequence[float], seeds: Any = study.tuning["seeds"]) -> Run:
             return lab.fit(plan(lab, teacher, options, choice, cell.teacher), seeds, rates)
