@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -120,9 +121,9 @@ class Lab:
         """What a loss is compared with: the exact optimum on the held-out and on the test samples, where known."""
         return {}
 
-    def facts(self, trained: Run) -> dict[str, Any]:
-        """What a study notes of a teacher, before it trains a student."""
-        return self.optimum()
+    def facts(self, run: Run, of_teacher: bool = False) -> dict[str, Any]:
+        """What a study keeps of a run beside its curves."""
+        return self.optimum() if of_teacher else {"stages": [list(stage) for stage in run.stages]}
 
     def _draw(self, name: str) -> Any:
         return seeding.generator(0, name, device=self.settings.device)
@@ -276,11 +277,17 @@ class PictureLab(Lab):
     def test_sample(self) -> tuple[torch.Tensor, torch.Tensor]:
         return tuple(part.to(self.settings.device) for part in (self.pictures.test.x, self.pictures.test.y))
 
+    def labelled(self, share: float, seed: int = 0) -> PictureLab:
+        """The same lab, where students learn from a `share` of the pictures; its runs count among this one's."""
+        other = copy.copy(self)
+        other.task, other.label = self.task.labelled(share, seed), f"{self.label}{share:g} of the pictures: "
+        return other
+
     def worth(self, trained: Run) -> Worth:
         """What the teacher's blocks hold beyond its outputs, on validation pictures."""
         x, y = self.judge.sample(min(4096, len(self.judge)), self._draw("worth"))
         blocks = [f"blocks.{i}" for i in range(self.settings.layers)]
         return worth(trained.network(), zip(x.split(128), y.split(128), strict=True), blocks, units=1)
 
-    def facts(self, trained: Run) -> dict[str, Any]:
-        return {"worth": asdict(self.worth(trained))}
+    def facts(self, run: Run, of_teacher: bool = False) -> dict[str, Any]:
+        return {"worth": asdict(self.worth(run))} if of_teacher else super().facts(run)

@@ -82,8 +82,8 @@ class Study:
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
         evaluations: how many along a budget; an arm or a size may say `evaluate_every` instead (the arm's goes first).
         tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
-        arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the budget,
-            for all stages before the last; `steps`, the same; `gain` of a checkpoint; `weight`; `heat`, both temperatures.
+        arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: for all stages before
+            the last `share` of the budget or `steps`; `gain` of a checkpoint; `weight`; `heat`, both temperatures.
         main: the arms that come first; effect: the smallest one of interest, stated before the run.
     """
 
@@ -105,8 +105,7 @@ class Study:
         """Read a file; with `smoke` its small version: [smoke] stands in place of what it names."""
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         if (small := data.pop("smoke", {})) and smoke:
-            merged = {key: {**data[key], **value} for key, value in small.items() if key in ("settings", "tuning")}
-            data |= small | merged
+            data |= small | {k: {**data[k], **small[k]} for k in small if k in ("settings", "tuning")}
             data["arms"] = {name: data["arms"][name] for name in data["main"]}
         known = [one.name for one in fields(cls)][1:]
         if wrong := set(data) ^ set(known) - ({"sizes"} - set(data)):
@@ -146,7 +145,8 @@ class Study:
         """A hash of all that `cell` is a function of, the code apart."""
         parts: list[Any] = [self.lab, {**self.settings, **self.sizes[cell.size]}, str(cell)]
         if cell.arm:
-            parts += [self.arms[cell.arm], self.students, self.evaluations, self.tuning, self.teachers.index(cell.teacher)]
+            number = self.teachers.index(cell.teacher)
+            parts += [self.arms[cell.arm], self.students, self.evaluations, self.tuning, number]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def build(self, cell: Cell, runs: store.Store | None, device: str = "cpu") -> labs.Lab:
@@ -251,10 +251,10 @@ def work(
     lab, started = study.build(cell, runs, device), time.process_time()
     teacher, result = lab.teacher(cell.teacher), {"key": key, "chosen": {}, "facts": {}}
     if cell.role == "teacher":
-        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": lab.facts(teacher)}
+        result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": lab.facts(teacher, True)}
     else:
         started, options = time.process_time(), study.arms[cell.arm]
-        lab.task = lab.task.labelled(options["labelled"], cell.teacher) if "labelled" in options else lab.task
+        lab = lab.labelled(options["labelled"], cell.teacher) if "labelled" in options else lab
 
         def fit(choice: Mapping[str, float], rates: Sequence[float], seeds: Any = study.tuning["seeds"]) -> Run:
             return lab.fit(plan(lab, teacher, options, choice, cell.teacher), seeds, rates)
@@ -277,7 +277,7 @@ def work(
                     if rate == rates[-1]:
                         raise
             rows = _rows(cell, lab, run, range(len(run.students)), label(choice))
-            result |= {"rows": rows, "facts": {"stages": [list(stage) for stage in run.stages]}}
+            result |= {"rows": rows, "facts": lab.facts(run)}
     result["seconds"] = time.process_time() - started
     runs.save(key, {"none": torch.zeros(1)}, result)
     return result

@@ -212,10 +212,11 @@ _STACKING = (MLP, Transformer, Block, ConvNet, ConvBlock, Convolution, BatchNorm
 def stacks(network: nn.Module) -> bool:
     """Whether `network` runs as it is on weights and inputs with a leading dimension of members.
 
-    Only an MLP, a Transformer or a ConvNet as built does. A class of one's own, or any layer put in place of another, may do
-    anything with its dimensions: False.
+    Only an MLP, a Transformer or a ConvNet as built does. A class of one's own, or any layer put in place of another,
+    may do anything with its dimensions: False.
     """
     parts = list(network.modules())
-    weights = [w for part in parts for name, w in part._parameters.items() if (type(part), name) != (Convolution, "bias")]
+    bias = Convolution, "bias"  # it has none
+    weights = [weight for part in parts for name, weight in part._parameters.items() if (type(part), name) != bias]
     known = all(type(part) in _STACKING for part in parts) and all(weight is not None for weight in weights)
     return known and type(network) in (MLP, Transformer, ConvNet)

@@ -162,11 +162,12 @@ def _digits() -> tuple[torch.Tensor, torch.Tensor, tuple[str, ...]]:
 
 def _debian() -> tuple[tuple[Pair, Pair], tuple[str, ...]]:
     if not DEBIAN.is_dir():
-        advice = "run `apt-get install dataset-fashion-mnist` on Debian or Ubuntu; elsewhere install torchvision and ask"
         raise FileNotFoundError(
-            f"the pictures 'fashion-mnist' are not in {DEBIAN}: {advice} for 'torchvision:FashionMNIST'"
+            f"the pictures 'fashion-mnist' are not in {DEBIAN}: run `apt-get install dataset-fashion-mnist` on Debian "
+            "or Ubuntu; elsewhere install torchvision and choose 'torchvision:FashionMNIST'"
         )
-    pairs = tuple((_idx(f"{p}-images-idx3-ubyte.gz", 3), _idx(f"{p}-labels-idx1-ubyte.gz", 1)) for p in ("train", "t10k"))
+    files = [(f"{part}-images-idx3-ubyte.gz", f"{part}-labels-idx1-ubyte.gz") for part in ("train", "t10k")]
+    pairs = tuple((_idx(pictures, 3), _idx(labels, 1)) for pictures, labels in files)
     names = "T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"
     return pairs, names
 
