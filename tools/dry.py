@@ -40,7 +40,7 @@ ARMS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
 }
 EFFICIENCY = 0.3  # of a large product's speed, for small ones and all else
 LABS = {"parity": labs.ParityLab, "controls": labs.ParityLab, "transformer_parity": labs.TransformerParityLab,
-        "grammar": labs.GrammarLab, "english": labs.TextLab}  # fmt: skip
+        "grammar": labs.GrammarLab, "english": labs.TextLab, "pictures": labs.PictureLab}  # fmt: skip
 
 
 def variants(profile: str, device: str | None) -> Iterator[tuple[str, type, SimpleNamespace]]:

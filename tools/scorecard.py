@@ -47,6 +47,13 @@ PAPERS = (
      ("grammar-extraction-vs-one-shot", "english-extraction-vs-one-shot")),
 )  # fmt: skip
 
+# (a question beyond the papers, ids of the claims that answer it)
+BEYOND = (
+    ("Pictures: do hidden stages pay where outputs already say nearly everything? The claims say that they do not.",
+     ("pictures-extraction-foretold", "pictures-extraction-few-steps")),
+    ("Pictures: does a teacher save labels?", ("pictures-one-percent", "pictures-ten-percent")),
+)  # fmt: skip
+
 
 def recorded() -> list[tuple[str, str, Claim]]:
     """(chapter's file, its title, claim) for all recorded claims, in the book's order."""
@@ -107,8 +114,22 @@ def page() -> str:
         verdict = overall([by_id[i][2].verdict for i in ids], *ours)
         lines.append(f"| **{verdict}** | {sentence} | {{cite:t}}`{paper}` | {'; '.join(evidence)} |")
     lines += [
-        "", "Not tested at all: the papers' own sizes (the profile `paper` has not been run), and "
-        "Wikipedia and books.", "",
+        "",
+        "Not tested at all: the papers' own sizes (the profile `paper` has not been run), and Wikipedia and books.",
+        "",
+        "## Beyond the papers",
+        "",
+        "| question | what we measured |",
+        "|---|---|",
+    ]
+    for question, ids in BEYOND:
+        told = [
+            f"[{title}]({stem}): {claim.sentence} {_measured(claim)} ({claim.verdict})"
+            for stem, title, claim in (by_id[i] for i in ids if i in by_id)
+        ]
+        lines.append(f"| {question} | {'; '.join(told)} |")
+    lines += [
+        "",
         "## The book's own claims", "",
         "| verdict | claim | measured [90 % interval] | band | chapter |", "|---|---|---|---|---|",
     ]  # fmt: skip

@@ -134,7 +134,9 @@ class Ensemble:
         if x.shape[0] != len(self.seeds):
             raise ValueError(f"x holds {x.shape[0]} batches; expected one for each of {len(self.seeds)} seeds")
         if self.stacks and len(self) > 1:  # on small networks vmap's own work is a large part of a step
-            return reading.outputs_at(self.skeleton, self.spread(x), paths, dict(self.parameters)), {}
+            buffers = {name: value.clone() for name, value in self.buffers.items()}
+            with self._in_mode(mode):
+                return reading.outputs_at(self.skeleton, self.spread(x), paths, {**self.parameters, **buffers}), buffers
         if not self._way:
             self._way.append(_Way.ONE_BY_ONE if self.stacks else self.clone()._found(x[:, :8], paths))
         way = self._way[0]
@@ -206,16 +208,14 @@ class Ensemble:
     @contextmanager
     def _in_mode(self, mode: str) -> Iterator[None]:
         """The members in training mode inside the block: wholly, where their maker left them in eval mode."""
-        if mode == "train":
-            for network in self.networks:
-                for name, part in network.named_modules():
-                    part.training = "" not in self._training or name in self._training
+        modules = [named for n in self.networks for named in n.named_modules()] if mode == "train" else []
+        for name, part in modules:
+            part.training = "" not in self._training or name in self._training
         try:
             yield
         finally:
-            if mode == "train":
-                for network in self.networks:
-                    network.eval()
+            for _, part in modules:
+                part.training = False
 
     def member(self, index: int) -> nn.Module:
         """A plain copy of one member, in eval mode."""

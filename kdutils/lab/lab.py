@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +21,9 @@ from kdutils.lab.optimisers import SGD, Adam, Optimiser
 from kdutils.lab.record import Run
 from kdutils.lab.store import Store
 from kdutils.lab.training import train
-from kdutils.tasks import grammar, text
-from kdutils.tasks.models import MLP, Transformer
+from kdutils.probes.worth import Worth, worth
+from kdutils.tasks import grammar, pictures, text
+from kdutils.tasks.models import MLP, ConvNet, Transformer
 from kdutils.tasks.parity import SparseParity
 
 THRESHOLD = 0.95  # "solved": held-out accuracy
@@ -40,6 +43,7 @@ class Lab:
         merit: how a learning rate is chosen on the tuning seeds; see `stats.Arm.tuned`.
         until: a student's run stops once every seed of one learning rate has reached this accuracy.
         film: keep the reported students' parameters at every evaluation, to probe them along training.
+        mode: "train" where networks have batch norm or dropout; see `kdutils.lab.training.train`.
         runs: the store that all runs go through.
 
     Attributes:
@@ -57,11 +61,12 @@ class Lab:
         merit: Callable[[stats.Arm], tuple[float, ...]] = stats.lowest_loss,
         until: float | None = None,
         film: bool = False,
+        mode: str = "eval",
         runs: Store | None = None,
     ) -> None:
         self.settings, self.task, self.optimiser, self.judge = settings, task, optimiser, judge
         self.make_teacher, self.make_student = teacher, student
-        self.merit, self.until, self.film = merit, until, film
+        self.merit, self.until, self.film, self.mode = merit, until, film, mode
         self.runs = Store() if runs is None else runs
         self.used: dict[str, Run] = {}
         self.label = ""
@@ -128,7 +133,7 @@ class Lab:
     def _train(self, name: str, students: Ensemble, plan: Curriculum, steps: int, batch: int, **when: Any) -> Run:
         run = train(
             students, self.task, plan, steps=steps, batch=batch, held_out_task=self.judge,
-            held_out=self.settings.held_out, optimiser=self.optimiser, runs=self.runs, **when,
+            held_out=self.settings.held_out, optimiser=self.optimiser, mode=self.mode, runs=self.runs, **when,
         )  # fmt: skip
         own = name = self.label + name
         others = (f"{own} ({n})" for n in itertools.count(2))  # another run of this name: each counts in the cost
@@ -263,3 +268,35 @@ class TextLab(Lab):
         x, y = self.corpora.test.windows(self._draw("test"))
         pick = torch.linspace(0, len(x) - 1, min(self.settings.test_windows, len(x))).long()  # from all its documents
         return x[pick], y[pick]
+
+
+class PictureLab(Lab):
+    """Classes of pictures; convolutional networks in train mode, judged on the validation part."""
+
+    def __init__(self, settings: SimpleNamespace, runs: Store | None = None) -> None:
+        s = settings
+        self.pictures = pictures.load(s.pictures, s.pool)
+        teacher, student = (
+            partial(ConvNet, self.pictures.train.classes, width, s.layers, depth)
+            for width, depth in ((s.teacher_width, s.teacher_depth), (s.student_width, s.student_depth))
+        )
+        optimiser, judge = Adam(warmup=s.warmup, decay=True), self.pictures.validation
+        super().__init__(s, self.pictures.train, teacher, student, optimiser, judge, mode="train", runs=runs)
+
+    def test_sample(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(part.to(self.settings.device) for part in (self.pictures.test.x, self.pictures.test.y))
+
+    def labelled(self, share: float, seed: int = 0) -> PictureLab:
+        """The same lab, where students learn from a `share` of the pictures; its runs count among this one's."""
+        other = copy.copy(self)
+        other.task, other.label = self.task.labelled(share, seed), f"{self.label}{share:g} of the pictures: "
+        return other
+
+    def worth(self, trained: Run) -> Worth:
+        """What the teacher's blocks hold beyond its outputs, on validation pictures."""
+        x, y = self.judge.sample(min(4096, len(self.judge)), self._draw("worth"))
+        blocks = [f"blocks.{i}" for i in range(self.settings.layers)]
+        return worth(trained.network(), zip(x.split(128), y.split(128), strict=True), blocks, units=1)
+
+    def facts(self, run: Run, of_teacher: bool = False) -> dict[str, Any]:
+        return {"worth": asdict(self.worth(run))} if of_teacher else super().facts(run)

@@ -33,23 +33,23 @@ from kdutils.probes import mediation
 from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
 
 LABS = {"parity": labs.ParityLab, "transformer_parity": labs.TransformerParityLab, "grammar": labs.GrammarLab,
-        "english": labs.TextLab, "recorded": RecordedLab}  # fmt: skip
-HOW = ("temperature", "positions", "normalise", "sparse", "projection")
+        "english": labs.TextLab, "pictures": labs.PictureLab, "recorded": RecordedLab}  # fmt: skip
+HOW = ("temperature", "positions", "normalise", "units", "sparse", "projection")
 KINDS = {  # of an arm's curriculum: the options it takes, and those that are lists, tuned
-    "labels": ((), ("told",)),
-    "one-shot": (("temperature",), ("told",)),
+    "labels": (("labelled",), ("told",)),
+    "one-shot": (("temperature",), ("told", "heat")),
     "annealed": ((), ("share", "steps")),
     "taid": ((), ("share", "steps")),
     "progressive": (("temperature",), ("share", "steps", "gain")),
-    "extraction": ((*HOW, "layers", "hidden", "keep"), ("share", "steps")),
-    "joint": (HOW, ("weight",)),
-    "fitnets": (("temperature", "positions"), ("share", "steps")),
+    "extraction": ((*HOW, "layers", "hidden", "keep"), ("share", "steps", "heat")),
+    "joint": (HOW, ("weight", "heat")),
+    "fitnets": (("temperature", "positions", "units"), ("share", "steps", "heat")),
 }
 VALUES = {"layers": ("each", "reversed", "last", "at once"), "keep": ("all", *mediation.KEPT),
           "hidden": ("trained", "untrained", "support", "wrong samples"),
           "projection": ("gaussian", "rademacher", "orthonormal", "pca", "neurons")}  # fmt: skip
 REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf),
-         "told": (0.01, 1.0)}  # fmt: skip  # of extensions
+         "told": (0.01, 1.0), "heat": (1.0, 16.0)}  # fmt: skip  # of extensions
 UNTRAINED = 5000  # added to a teacher's seed: the seed of its untrained control
 COLUMNS = ("role", "size", "teacher", "budget", "arm", "choice", "rate", "seed", "sample", "step", "samples", "flops",
            "accuracy", "loss")  # fmt: skip
@@ -81,8 +81,8 @@ class Study:
         teachers: seeds; the arms are tuned under the first. failed: by size, others, which did not solve the task.
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
         tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
-        arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: `share`, of the
-            budget, for all stages before the last; `steps`, the same as a number; `gain` of a checkpoint; `weight`.
+        arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: for all stages before
+            the last `share` of the budget or `steps`; `gain` of a checkpoint; `weight`; `heat`, both temperatures.
         main: the arms that come first; effect: the smallest one of interest, stated before the run.
         thinned: roles, such as "tuning", of whose curves the records keep the rises alone: `pages.studies.kept`.
     """
@@ -107,8 +107,7 @@ class Study:
         """Read a file; with `smoke` its small version: [smoke] stands in place of what it names."""
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         if (small := data.pop("smoke", {})) and smoke:
-            merged = {key: {**data[key], **value} for key, value in small.items() if key in ("settings", "tuning")}
-            data |= small | merged
+            data |= small | {k: {**data[k], **small[k]} for k in small if k in ("settings", "tuning")}
             data["arms"] = {name: data["arms"][name] for name in data["main"]}
         known = [one.name for one in fields(cls)][1:]
         if wrong := set(data) ^ set(known) - ({"sizes", "failed", "thinned"} - set(data)):
@@ -148,8 +147,8 @@ class Study:
         """A hash of all that `cell` is a function of, the code apart."""
         parts: list[Any] = [self.lab, {**self.settings, **self.sizes[cell.size]}, str(cell)]
         if cell.arm:
-            how = [self.arms[cell.arm], self.students, self.evaluations, self.tuning]
-            parts += [*how, self.teachers.index(cell.teacher)]
+            number = self.teachers.index(cell.teacher)
+            parts += [self.arms[cell.arm], self.students, self.evaluations, self.tuning, number]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
     def build(self, cell: Cell, runs: store.Store | None, device: str = "cpu") -> labs.Lab:
@@ -194,9 +193,9 @@ def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mappin
     `keep` and `told` are controls: see `kdutils.probes.mediation`.
     """
     s, network, kind = lab.settings, teacher.network(), options["curriculum"]
-    last = Stage(Output(network, options.get("temperature", 1.0)))
+    last = Stage(Output(network, *([choice["heat"]] * 2 if "heat" in choice else [options.get("temperature", 1.0)])))
     pairs = paired_blocks(s.layers, s.layers) if hasattr(s, "layers") else [("act", "act")]
-    how = {key: options[key] for key in ("positions", "normalise") if key in options}
+    how = {key: options[key] for key in ("positions", "normalise", "units") if key in options}
     if "sparse" in options:
         how["projection"] = partial(projections.sparse, s=options["sparse"])
     elif "projection" in options:
@@ -257,6 +256,7 @@ def work(
         result |= {"rows": _rows(cell, lab, teacher, [0]), "facts": lab.facts(teacher, True)}
     else:
         started, options = time.process_time(), study.arms[cell.arm]
+        lab = lab.labelled(options["labelled"], cell.teacher) if "labelled" in options else lab
         make = lab.plan or partial(plan, lab, teacher)
 
         def fit(choice: Mapping[str, float], rates: Sequence[float], seeds: Any = study.tuning["seeds"]) -> Run:

@@ -270,7 +270,7 @@ def _cause(bound: Bound, x: torch.Tensor, y: torch.Tensor, seed: int) -> str | N
 
 def _tell_of_modes(students: Ensemble, x: torch.Tensor) -> None:
     """Say that students are trained in eval mode, where training mode would give something else."""
-    if students.stacks:
+    if students.stacks and not students.buffers:
         return
     x = x.expand(len(students.seeds), *x.shape)
     with torch.no_grad():

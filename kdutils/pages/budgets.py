@@ -49,7 +49,7 @@ class Budgets(evidence.Recorded):
     def _whole(self) -> dict[tuple[str, int], float]:
         """{(arm, budget): operations of one student} of the arms that are recorded under all teachers."""
         t = self.records.table
-        groups = t[(t.role == "students") & (t["size"] == "")].groupby(["arm", "budget"])
+        groups = t[(t.role == "students") & (t["size"] == self.size)].groupby(["arm", "budget"])
         teachers = len(self.about["teachers"])
         return {key: float(rows.flops.max()) for key, rows in groups if rows.teacher.nunique() == teachers}
 
@@ -69,24 +69,29 @@ class Budgets(evidence.Recorded):
 
     def teacher_operations(self) -> float:
         """What training one teacher takes."""
-        return float(self.records.table[self.records.table.role == "teacher"].flops.max())
+        t = self.records.table
+        return float(t[(t.role == "teacher") & (t["size"] == self.size)].flops.max())
 
     def level(self, arm: str, budget: int, measure: str = "") -> Estimate:
         """How an arm ends on test samples, a mean over teachers; losses are above the optimum where it is known."""
-        finals = self.records.final(arm, budget, measure or self.measure)
+        finals = self._final(arm, budget, measure or self.measure)
         floor = self.optimum("loss") if (measure or self.measure) == "loss" else 0.0
         return stats.over_teachers([values - floor for values in finals])
 
+    def _final(self, arm: str, budget: int, measure: str = "") -> list[np.ndarray]:
+        return self.records.final(arm, budget, measure or self.measure, size=self.size)
+
     def optimum(self, measure: str, sample: str = "test") -> float:
         """Loss or accuracy of the best possible model on the same samples; where nobody knows it, 0."""
-        facts = self.about["cells"][f"teacher {self.about['teachers'][0]}"].get("facts", {})
+        facts = self.cell("teacher").get("facts", {})
         return float(facts.get(f"optimum, {sample}", {}).get(measure, 0.0))
 
     def teachers(self, measure: str = "") -> np.ndarray:
         """(teachers,) how the teachers end on the same samples; losses as in `level`."""
         t, measure = self.records.table, measure or self.measure
         floor = self.optimum("loss") if measure == "loss" else 0.0
-        return t[(t.role == "teacher") & (t["sample"] == "test")].sort_values("teacher")[measure].to_numpy() - floor
+        t = t[(t.role == "teacher") & (t["sample"] == "test") & (t["size"] == self.size)]
+        return t.sort_values("teacher")[measure].to_numpy() - floor
 
     def _better(self, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> Estimate:
         """How much better `a` is than `b`, student by student, in `unit`."""
@@ -95,7 +100,7 @@ class Budgets(evidence.Recorded):
 
     def gain(self, arm: str, budget: int, than: str = BASE) -> Estimate:
         """How much better an arm ends than another after as many samples, in `unit`."""
-        return self._better(*(self.records.final(one, budget, self.measure) for one in (arm, than)))
+        return self._better(*(self._final(one, budget) for one in (arm, than)))
 
     def gain_at_operations(self, arm: str, than: str, budget: int) -> Estimate | None:
         """The same after as many operations as `than` takes for `budget`; every schedule ends where it is read.
@@ -110,14 +115,13 @@ class Budgets(evidence.Recorded):
         same = [b for b, operations in zip(known, spent, strict=True) if abs(operations / target - 1) < 0.01]
         same += [known[-1]] if at == len(known) and target / spent[-1] <= NEAR else []
         if same:
-            ended = self.records.final(arm, same[0], self.measure)
-            return self._better(ended, self.records.final(than, budget, self.measure))
+            return self._better(self._final(arm, same[0]), self._final(than, budget))
         if at in (0, len(known)) or spent[at] / spent[at - 1] > NEAR:
             return None
         share = math.log(target / spent[at - 1]) / math.log(spent[at] / spent[at - 1])
-        low, high = (self.records.final(arm, b, self.measure) for b in known[at - 1 : at + 1])
+        low, high = (self._final(arm, b) for b in known[at - 1 : at + 1])
         between = [(1 - share) * x + share * y for x, y in zip(low, high, strict=True)]
-        return self._better(between, self.records.final(than, budget, self.measure))
+        return self._better(between, self._final(than, budget))
 
     def verdict(self, found: Estimate | None) -> str:
         """What an interval says, given the smallest effect of interest."""
@@ -173,11 +177,19 @@ class Budgets(evidence.Recorded):
 
     # Figures
 
-    def _show(self, loss: np.ndarray | float) -> np.ndarray | float:
-        """A loss as the figures show it: above the optimum, or where nobody knows that, as perplexity."""
-        return loss if self.optimum("loss") else np.exp(loss)
+    @property
+    def _drawn(self) -> str:
+        """What the figures show: accuracy, where it is compared and nobody knows the optimum of the loss."""
+        return "loss" if self.optimum("loss") else self.measure
+
+    def _show(self, values: np.ndarray | float) -> np.ndarray | float:
+        """Accuracies as they are; losses above the optimum, or where nobody knows that, as perplexity."""
+        return values if self._drawn == "accuracy" or self.optimum("loss") else np.exp(values)
 
     def _axis(self, ax: Axes) -> None:
+        if self._drawn == "accuracy":
+            ax.set(ylabel="accuracy")
+            return
         if self.optimum("loss"):
             ax.set(ylabel="loss above the optimum", ylim=(0, None))
             return
@@ -186,20 +198,21 @@ class Budgets(evidence.Recorded):
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
 
-    def ends(self, axis: str = "samples", ax: Axes | None = None, what: str = "training samples") -> Axes:
-        """How every arm ends, against its budget in "samples" or "flops": a point is a training of its own."""
+    def ends(self, axis: str = "samples", ax: Axes | None = None, what: str = "training samples",
+             arms: Sequence[str] = ()) -> Axes:  # fmt: skip
+        """How every arm (or those of `arms`) ends, against "samples" or "flops": a point is a training of its own."""
         ax = plt.gca() if ax is None else ax
         labels = {}
-        for arm in self.arms():
+        for arm in arms or self.arms():
             known = self.budgets(arm)
             x = [b * self.about["settings"]["batch"] if axis == "samples" else self.operations(arm, b) for b in known]
-            found = [self.level(arm, b, "loss") for b in known]
+            found = [self.level(arm, b, self._drawn) for b in known]
             y = [self._show(one.value) for one in found]
             ends = np.array([[self._show(end) for end in one.interval] for one in found]).T
             style = {"color": plots.colour(arm), "ls": plots.DASHES.get(arm, "-")}
             ax.errorbar(x, y, np.abs(ends - y), marker="o", ms=5, capsize=3, **style)
             labels[arm] = (x[-1], y[-1])
-        teacher = self._show(float(self.teachers("loss").mean()))
+        teacher = self._show(float(self.teachers(self._drawn).mean()))
         ax.axhline(teacher, color="k", ls=":", lw=1)
         ax.annotate("teachers", (0, teacher), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
                     fontsize=10)  # fmt: skip
@@ -217,11 +230,11 @@ class Budgets(evidence.Recorded):
             plots.name_ends(ax, labels)
         return ax
 
-    def gains(self, ax: Axes | None = None, shift: float = 0.08) -> Axes:
-        """Differences to one-shot with their intervals, against the budget; shaded: too small to matter."""
+    def gains(self, ax: Axes | None = None, shift: float = 0.08, arms: Sequence[str] = ()) -> Axes:
+        """Differences to one-shot (of `arms`) with intervals, against the budget; shaded: too small to matter."""
         ax = plt.gca() if ax is None else ax
         known = self.budgets()
-        arms = [arm for arm in self.arms() if arm != BASE and self.budgets(arm, BASE)]
+        arms = [arm for arm in arms or self.arms() if arm != BASE and self.budgets(arm, BASE)]
         ax.axhspan(-self.smallest, self.smallest, color="#999999", alpha=0.25, lw=0)
         ax.axhline(0, color=plots.colour(BASE), ls=plots.DASHES[BASE], lw=1.5)
         right = len(known) - 1 + shift * (len(arms) - 1) / 2
@@ -241,15 +254,15 @@ class Budgets(evidence.Recorded):
         return ax
 
     def along(self, budget: int, ax: Axes | None = None, shaded: str = "extraction") -> Axes:
-        """Held-out loss along one budget, the median over all students; hidden stages are left out.
+        """Held-out loss (or accuracy) along one budget, the median over all students; hidden stages are left out.
 
         Those of the arm `shaded` are shaded.
         """
         ax = plt.gca() if ax is None else ax
-        floor, labels = self.optimum("loss", "held-out"), {}
+        floor, labels = self.optimum(self._drawn, "held-out") if self._drawn == "loss" else 0.0, {}
         for arm in self.arms(budget):
-            tables, start = self.records.students(arm, budget), self.hidden(arm, budget)
-            loss = np.concatenate([t.pivot(index="seed", columns="step", values="loss").to_numpy() for t in tables])
+            tables, start = self.records.students(arm, budget, size=self.size), self.hidden(arm, budget)
+            loss = np.concatenate([t.pivot(index="seed", columns="step", values=self._drawn) for t in tables])
             steps = np.sort(tables[0].step.unique())
             shown = steps > start
             y = self._show(np.median(loss, 0)[shown] - floor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,14 @@ def study(
 
 @dataclass(frozen=True)
 class Recorded:
-    """What any page reads of a study; see `Evidence` for one budget, `kdutils.pages.budgets.Budgets` for all."""
+    """What any page reads of a study; see `Evidence` for one budget, `kdutils.pages.budgets.Budgets` for all.
+
+    Attributes:
+        size: which of the study's sizes; `dataclasses.replace(study, size=...)` for another.
+    """
 
     records: Records
+    size: str = field(default="", kw_only=True)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -52,9 +57,9 @@ class Recorded:
         """The smallest effect of interest, stated before the run."""
         return float(self.about["effect"]["smallest"])
 
-    def cell(self, role: str, budget: int, arm: str, size: str = "") -> dict[str, Any]:
-        """What the summary says of an arm's "tuning" or "students" under the first teacher."""
-        return self.about["cells"][str(Cell(role, self.about["teachers"][0], budget, arm, size))]
+    def cell(self, role: str, budget: int = 0, arm: str = "") -> dict[str, Any]:
+        """What the summary says of the first teacher, or of an arm's "tuning" or "students" under it."""
+        return self.about["cells"][str(Cell(role, self.about["teachers"][0], budget, arm, self.size))]
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,10 @@ class Evidence(Recorded):
     Attributes:
         threshold: the accuracy that counts as "solved".
         budget: steps of a student.
-        size: which of the study's sizes; `dataclasses.replace(study, size=...)` for another.
     """
 
     threshold: float
     budget: int
-    size: str = ""
 
     @cached_property
     def limit(self) -> int:
@@ -106,7 +109,7 @@ class Evidence(Recorded):
 
     def chosen(self, arm: str) -> dict[str, float]:
         """What the tuning seeds chose for an arm: "rate", and a value for each of its lists."""
-        found = self.cell("tuning", self.budget, arm, self.size)["chosen"]
+        found = self.cell("tuning", self.budget, arm)["chosen"]
         return {"rate": found["rates"][0], **found["choice"]}
 
     def trials(self, arm: str) -> dict[str, tuple[float, list[float]]]:

@@ -138,16 +138,85 @@ class Transformer(nn.Module):
         return self.readout(h[..., -1, :] if self.last else h)
 
 
-_STACKING = (MLP, Transformer, Block, Linear, LayerNorm, Embedding, nn.ModuleList, nn.ReLU)
+class Convolution(nn.Conv2d):
+    """torch's, 3 x 3 with a border of zeros and without a bias, before batch norm; weights stacked by members
+    (members, out, in, 3, 3) take maps (members, batch, in, height, width)."""
+
+    def __init__(self, channels: int, out: int, stride: int = 1) -> None:
+        super().__init__(channels, out, 3, stride, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.weight.dim() == 4:
+            return super().forward(x)
+        side_by_side = x.transpose(0, 1).flatten(1, 2)  # members are groups of channels of one convolution
+        made = F.conv2d(side_by_side, self.weight.flatten(0, 1), None, self.stride, 1, groups=len(self.weight))
+        return made.unflatten(1, self.weight.shape[:2]).transpose(0, 1)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """torch's; weights and statistics stacked by members (members, channels) take maps as `Convolution` does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.weight.dim() == 1:
+            return super().forward(x)
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        own = (part.view(-1) for part in (self.running_mean, self.running_var, self.weight, self.bias))
+        made = F.batch_norm(x.transpose(0, 1).flatten(1, 2), *own, self.training, self.momentum, self.eps)
+        return made.unflatten(1, self.weight.shape).transpose(0, 1)
+
+
+class ConvBlock(nn.Module):
+    """`depth` convolutions, each followed by batch norm, with ReLUs between; the first halves the map's sides."""
+
+    def __init__(self, channels: int, out: int, depth: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(Convolution(out if i else channels, out, 1 if i else 2) for i in range(depth))
+        self.norms = nn.ModuleList(BatchNorm(out) for _ in range(depth))
+
+    def forward(self, h: torch.Tensor) -> torch.Tensor:
+        """(..., batch, channels, height, width) -> (..., batch, out, height / 2, width / 2)."""
+        for i, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
+            h = norm(convolution(F.relu(h) if i else h))
+        return h
+
+
+class ConvNet(nn.Module):
+    """A plain convolutional network: no connection skips a layer, no dropout; block i has `width` * 2^i channels.
+
+    Module paths: `blocks.0`, `blocks.1`, ... (maps, before the ReLU that follows a block) and `readout`, which reads
+    the mean of the last map.
+
+    Args:
+        layers: number of blocks; depth: convolutions in each.
+        channels: of the pictures.
+    """
+
+    def __init__(self, classes: int, width: int, layers: int = 3, depth: int = 1, channels: int = 1) -> None:
+        super().__init__()
+        widths = [channels, *(width * 2**i for i in range(layers))]
+        self.blocks = nn.ModuleList(ConvBlock(widths[i], widths[i + 1], depth) for i in range(layers))
+        self.readout = Linear(widths[-1], classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (..., classes) of pictures (..., channels, height, width)."""
+        for i, block in enumerate(self.blocks):
+            x = block(F.relu(x) if i else x)
+        return self.readout(F.relu(x).mean((-2, -1)))
+
+
+_STACKING = (MLP, Transformer, Block, ConvNet, ConvBlock, Convolution, BatchNorm, Linear, LayerNorm, Embedding,
+             nn.ModuleList, nn.ReLU)  # fmt: skip
 
 
 def stacks(network: nn.Module) -> bool:
     """Whether `network` runs as it is on weights and inputs with a leading dimension of members.
 
-    Only an MLP or a Transformer as built does. A class of one's own, or any layer put in place of another, may do
-    anything with its dimensions: False.
+    Only an MLP, a Transformer or a ConvNet as built does. A class of one's own, or any layer put in place of another,
+    may do anything with its dimensions: False.
     """
     parts = list(network.modules())
-    weights = [weight for part in parts for weight in part._parameters.values()]
+    bias = Convolution, "bias"  # it has none
+    weights = [weight for part in parts for name, weight in part._parameters.items() if (type(part), name) != bias]
     known = all(type(part) in _STACKING for part in parts) and all(weight is not None for weight in weights)
-    return known and type(network) in (MLP, Transformer)
+    return known and type(network) in (MLP, Transformer, ConvNet)

@@ -1,5 +1,6 @@
 """What a page shows of a study with several budgets: whole arms alone, differences with a sign, one rule for words."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -155,3 +156,26 @@ def test_the_committed_records_say_what_the_pages_are_built_on(name, measure):
 def test_where_there_are_no_records_a_page_goes_on(tmp_path, capsys):
     assert budgets.study("grammar", "accuracy", tmp_path) is None
     assert capsys.readouterr().out.count("\n") == 1
+
+
+def test_one_size_of_a_study_is_read_alone(tmp_path):
+    whole = made(tmp_path, flat, ALL)
+    wide = whole.records.table.assign(size="wide")
+    wide.loc[wide.arm == "extraction", "accuracy"] -= 0.2
+    whole.records.table = pd.concat([whole.records.table, wide[wide.budget.isin((0, 100))]])
+    whole.records.about["cells"] |= {f"{name}, wide": cell for name, cell in whole.records.cells.items()}
+    own = replace(whole, size="wide")
+    assert own.budgets() == [100] and whole.budgets() == [100, 200, 400]
+    assert own.gain("extraction", 100).value == pytest.approx(-17) and whole.gain("extraction", 100).value > 0
+    assert own.share("extraction", 100) == "25 % of 100 steps" and len(own.teachers()) == 3
+
+
+def test_accuracies_are_drawn_where_nobody_knows_the_optimum(tmp_path):
+    study = made(tmp_path, flat, ALL)
+    figure, (left, right) = plt.subplots(1, 2)
+    study.ends(ax=left, arms=["one-shot", "joint"])
+    study.gains(right, arms=["joint"])
+    assert left.get_ylabel() == "accuracy" and len(left.containers) == 2 and len(right.containers) == 1
+    ends = left.containers[0].lines[0].get_ydata()
+    assert ends == pytest.approx([study.level("one-shot", b).value for b in (100, 200, 400)])
+    plt.close(figure)

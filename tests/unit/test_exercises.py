@@ -22,6 +22,7 @@ TINY = {
     "07_transformers": {"steps": 12, "hidden_steps": [4], "batch": 4, "held_out": 16, "evaluate_every": 6},
     "08_grammar": {"steps": 12, "hidden_steps": [3], "batch": 4, "held_out": 16, "evaluate_every": 6},
 }
+TINY["10_pictures"] = {"steps": 12, "share": [0.2], "batch": 4, "held_out": 16, "evaluate_every": 6}
 TINY["03_progressive"] = {**TINY["02_one_shot"], "steps": 40, "student_width": 8}
 CELLS = {
     "02_one_shot": ("lab.teacher()",),
@@ -36,6 +37,10 @@ MORE = {
     "layers = curriculum.paired_blocks(cfg.layers, cfg.layers)\n"
     "hidden = {'positions': 'tokens', 'normalise': 'position'}\n"
     "arms = {'extraction': lab.arm(curriculum.extracted(teacher, layers, 3, **hidden, name='3 steps a layer'))}",
+    "10_pictures": "teacher = lab.make_teacher()\n"
+    "views = [Hidden(teacher, f'blocks.{i}', f'blocks.{i}', units=1) for i in range(cfg.layers)]\n"
+    "last = Stage(Output(teacher))\n"
+    "arms = {'extraction': lab.arm(Curriculum('extraction', (*(Stage(v, 1) for v in views), last)))}",
 }
 
 
@@ -159,6 +164,17 @@ MISTAKES = [
         "of the page is",
     ),
     ("08", 3, '{"normalise": "sample"}', "{}", "the same stages"),
+    ("10", 1, "bcij->bwij", "bcji->bwij", "are (2, 3, 4, 6)"),
+    ("10", 1, "return torch", "maps = maps.mean((2, 3), keepdim=True).expand_as(maps)\n    return torch", "of another"),
+    ("10", 2, "z[half:] @ fit", "z[:half] @ fit", "is told whole"),
+    (
+        "10",
+        2,
+        "rest = (h[half:] - z[half:] @ fit)",
+        "half = 0\n    rest = (h[half:] - z[half:] @ fit)",
+        "not fitted to",
+    ),
+    ("10", 3, '        "first block only": [views[0]],\n', "", "2 arms"),
     ("09", 1, "-log_probabilities", "log_probabilities", "has that perplexity"),
     (
         "09",

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors import safe_open
 
 from kdutils.lab import study as studies
 from kdutils.lab.store import Store
@@ -351,3 +352,20 @@ def test_a_result_that_is_not_in_the_store_is_an_error(
     here = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.Client(**here) as client, pytest.raises(RuntimeError, match=lost):
         run(small, tmp_path, client=client)
+
+
+def test_temperatures_are_those_of_both_sides_and_few_labels_those_of_a_lab(tmp_path: Path) -> None:
+    study = Study.load(ROOT / "studies" / "pictures.toml", smoke=True)
+    study = replace(study, settings={**study.settings, "teacher_steps": 20}, students=1, budgets=(4,))
+    store, cell = Store(tmp_path), Cell("students", 0, 4, "labels, 1 %")
+    lab = study.build(cell, store)
+    teacher = lab.teacher(0)
+    stages = plan(lab, teacher, study.arms["extraction"], {"share": 0.5, "heat": 4.0}, 0).stages
+    assert (stages[-1].signal.teacher_temperature, stages[-1].signal.student_temperature) == (4.0, 4.0)
+    assert [stage.signal.units for stage in stages[:-1]] == [1, 1, 1]
+    done = work(study, cell, store, {"choice": {}, "rates": [0.01]})
+    few = lab.labelled(0.01, seed=0).task.describe()
+    saved = [safe_open(path, "pt").metadata()["kdutils"] for path in tmp_path.glob("*.safetensors")]
+    assert sum(few["pictures"] in meta for meta in saved) == 1, "its students' run, and neither teacher nor others"
+    assert done["facts"]["stages"] == [["labels", 0, 4]]
+    assert set(work(study, Cell("teacher", 0), store)["facts"]) == {"worth"}
