@@ -88,6 +88,34 @@ def _clean(app: Any, page: str, template: str, context: dict[str, Any], doctree:
     context["script_files"] = kept
 
 
+LATER = r"""<script>addEventListener("DOMContentLoaded", () =>
+  document.head.append(Object.assign(document.createElement("script"), { src: "\1" })));</script>"""
+INLINE = re.compile(r"^[ \t]*<script>((?:(?!</script>).)*)</script>\n?", re.DOTALL | re.MULTILINE)
+
+
+def quick(html: str) -> str:
+    """A page that can be scrolled and read before its scripts and styles are there.
+
+    A script that is a file stops the page until it has come, and one written in the page until all styles before it
+    have. So files wait until the page is read (they keep their order), and what is written stands before the styles.
+    MathJax is the largest: it is asked for when all this is done, and only where there is something to set.
+
+    >>> quick('<link rel="stylesheet" href="a.css">\\n<script>let a;</script>\\n<script src="b.js"></script></head>')
+    '<script>let a;</script>\\n<link rel="stylesheet" href="a.css">\\n<script defer src="b.js"></script></head>'
+    """
+    head, end, body = html.partition("</head>")
+    head = head.replace("<script>DOCUMENTATION_OPTIONS", '<script type="module">DOCUMENTATION_OPTIONS')
+    first = re.search(r'<link [^>]*rel="stylesheet"', head)
+    before, styles = (head[: first.start()], head[first.start() :]) if first else (head, "")
+    mathjax = r'<script defer="defer" src="([^"]*mathjax[^"]*)"></script>'
+    styles = re.sub(mathjax, LATER if 'class="math' in body else "", styles)
+    early = dict.fromkeys(match[0].lstrip() for match in INLINE.finditer(styles))
+    styles = re.sub(r"<script (?![^>]*\b(?:defer|async)\b)(?=[^>]*\bsrc=)", "<script defer ", INLINE.sub("", styles))
+    thebe = r'\s*<script(?: type="text/x-thebe-config">|>kernelName = ).*?</script>'
+    body = re.sub(thebe, "", body, flags=re.DOTALL)
+    return f"{before}{''.join(early)}{styles}{end}{body}"
+
+
 def mended(html: str) -> str:
     """A page without the script for icons, and with a name for the arrows of the side bar.
 
@@ -101,7 +129,9 @@ def mended(html: str) -> str:
 
 def _mend(app: Any, error: Exception | None) -> None:
     for page in Path(app.outdir).rglob("*.html") if error is None else ():
-        page.write_text(mended(page.read_text(encoding="utf-8")), encoding="utf-8")
+        html = mended(page.read_text(encoding="utf-8"))
+        searches = page.name == "search.html"  # its scripts run where they stand
+        page.write_text(html if searches else quick(html), encoding="utf-8")
     for file in Path(app.outdir, "_static", "scripts").glob("fontawesome.js*"):
         file.unlink()
 
@@ -112,4 +142,4 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("config-inited", _need_vendor, priority=100)
     app.connect("html-page-context", _clean, priority=900)
     app.connect("build-finished", _mend)
-    return {"version": "3", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "4", "parallel_read_safe": True, "parallel_write_safe": True}

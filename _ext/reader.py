@@ -126,6 +126,24 @@ def _add_facts(app: Any, doctree: nodes.document) -> None:
     title.parent.insert(title.parent.index(title) + 1, nodes.paragraph("", line, classes=["kd-facts"]))
 
 
+def _name_cells(app: Any, doctree: nodes.document) -> None:
+    """In a table of three columns or more each cell carries its column's name, which a phone shows (book.css)."""
+    for group in doctree.findall(nodes.tgroup):
+        head, body = next(group.findall(nodes.thead), None), next(group.findall(nodes.tbody))
+        names = [entry.astext() for entry in head.findall(nodes.entry)] if head is not None else []
+        for row in body.findall(nodes.row) if len(names) > 2 else ():
+            for name, entry in zip(names, row.children, strict=True):
+                if entry.children:
+                    entry[0].insert(0, nodes.inline("", f"{name}: ", classes=["kd-head"]))
+
+
+def _leave_out_checks(app: Any, doctree: nodes.document) -> None:
+    """The verdicts that nbval compares stand in the table above them; a page need not say them twice."""
+    for cell in list(doctree.findall(nodes.container)):
+        if "tag_nbval-check-output" in cell.get("classes", []):
+            cell.parent.remove(cell)
+
+
 def _settings_of_the_playground(app: Any, doctree: nodes.document) -> None:
     """`[text](playground.md#d=20&k=5)` names a setting, which is no anchor of that page: the link is left as it is."""
     for link in list(doctree.findall(addnodes.pending_xref)):
@@ -185,6 +203,8 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_css_file("palette.css")
     app.connect("builder-inited", _shared)
     app.connect("doctree-read", _add_facts)
+    app.connect("doctree-read", _name_cells)
+    app.connect("doctree-read", _leave_out_checks)
     app.connect("doctree-read", _settings_of_the_playground)
     app.connect("html-page-context", _describe)
     app.connect("html-collect-pages", _not_found)

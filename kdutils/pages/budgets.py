@@ -269,8 +269,8 @@ class Budgets(evidence.Recorded):
             ax.plot(steps[shown], y, color=plots.colour(arm), ls=plots.DASHES.get(arm, "-"))
             if arm == shaded:
                 ax.axvspan(0, start, color=plots.colour(arm), alpha=0.12, lw=0)
-                ax.annotate(f"{arm}:\nhidden stages", (start / 2, 0.03), xycoords=("data", "axes fraction"),
-                            fontsize=10, color=plots.colour(arm), ha="center")  # fmt: skip
+                ax.annotate(f"← {arm}'s hidden stages", (start, 0.03), (4, 0), xycoords=("data", "axes fraction"),
+                            textcoords="offset points", fontsize=10, color=plots.colour(arm))  # fmt: skip
             labels[arm] = (steps[-1], y[-1])
         ax.set(xlabel="step", xlim=(0, budget))
         self._axis(ax)

@@ -141,20 +141,21 @@ const accuracy = (runs, height = 210) => {
   return chart({ x: [0, end], y: [Math.floor(10 * low) / 10, 1.02], xlabel: "training samples", ylabel: "held-out accuracy", height });
 };
 
-/** Cells of a table (rows, columns): orange below 0, blue above, the page's own ground at 0. `show(values, high, words)` draws. */
+/** Cells of a table (rows, columns): the larger a number is, whatever its sign, the more ink; below it, the scale. `show(values, high, words)` draws. */
 function heat({ rows, columns, support, xlabel, ylabel }) {
   const heading = make("div", { class: "kd-heading" }), canvas = make("canvas", { role: "img", width: columns, height: rows });
   const marks = make("div", { class: "kd-under", style: `grid-template-columns: repeat(${columns}, 1fr)`, "aria-hidden": "true" });
   marks.append(...[...Array(columns).keys()].map((bit) => make("span", { class: support.includes(bit) ? "kd-on" : null })));
   const names = make("div", { class: "kd-across", "aria-hidden": "true" }, xlabel);
-  const host = make("div", { class: "kd-heat" }, heading, make("div", { class: "kd-up", "aria-hidden": "true" }, make("span", {}, ylabel)), canvas, marks, names);
+  const most = make("span", {}), scale = make("div", { class: "kd-scale", "aria-hidden": "true" }, "size 0", make("span", { class: "kd-ramp" }), most);
+  const host = make("div", { class: "kd-heat" }, heading, make("div", { class: "kd-up", "aria-hidden": "true" }, make("span", {}, ylabel)), canvas, marks, names, scale);
   const pen = canvas.getContext("2d"), image = pen.createImageData(columns, rows);
   const show = (values, high, title, description) => {
     values.forEach((value, i) => {
-      const [r, g, b] = value < 0 ? [213, 94, 0] : [0, 114, 178];
-      image.data.set([r, g, b, 255 * Math.min(1, Math.abs(value) / high)], 4 * i);
+      image.data.set([0, 0, 0, 255 * Math.min(1, Math.abs(value) / high)], 4 * i);
     });
     pen.putImageData(image, 0, 0);
+    most.textContent = +high.toPrecision(2);
     heading.replaceChildren(...title);
     canvas.setAttribute("aria-label", description);
   };

@@ -178,7 +178,7 @@ def still(player: Explorer, axes: Sequence[Axes]) -> None:
         right.plot(samples, spectrum[:, inside].mean(1), **look)
     right.axhspan(0, data["noise"], color="#999999", alpha=0.3, lw=0)
     left.set(title="First-layer weights", ylabel="on the support / off it", yscale="log")
-    right.set(title="Output", ylabel="mean |degree-1| on the support")
+    right.set(title="Output, on the support", ylabel="mean |degree-1|")
     for ax in axes:
         ax.set_xlabel("training samples")
         ax.xaxis.set_major_formatter(plots.EngFormatter(sep=""))
@@ -187,7 +187,7 @@ def still(player: Explorer, axes: Sequence[Axes]) -> None:
 
 def _ground(task: SparseParity) -> dict[str, Any]:
     """What every picture of the bits needs."""
-    colours = {"on": plots.COLOURS["one-shot"], "off": plots.COLOURS["labels"]}
+    colours = {"on": "var(--text)", "off": plots.OFF}  # ink in either theme
     return {"support": list(task.support), "noise": round((2 / np.pi / PROBE) ** 0.5, 4), "colours": colours}
 
 

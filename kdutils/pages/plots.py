@@ -29,7 +29,8 @@ DASHES = {
     "untrained": (0, (3, 1, 1, 1, 1, 1)),
     "joint": (0, (8, 1, 2, 1)),
 }
-_SPARE = ("#A87000", "#3C8DC5", "#882255", "#117733", "#661100")
+_SPARE = ("#A87000", "#882255", "#3C8DC5", "#117733", "#661100")
+ON, OFF = "#000000", "#A6A6A6"  # bits on the support and off it: ink and its shadow, the colour of no method
 SIZE = (7.2, 4.0)  # inches: fits the page, and is still legible scaled to a phone
 DPI = 220  # of a figure that is kept as a picture of points: sharp on a screen of double density, too
 
@@ -57,7 +58,7 @@ def colour(name: str, spare: int = 0) -> str:
 def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 0.075) -> None:
     """Write each curve's name beside its end, in its colour, at least `gap` of the axes' height apart.
 
-    A curve that ends further left than others has its name above its end.
+    A curve that ends further left than others has its name above its end, or below it where the axes end.
 
     Args:
         ends: {name: (x, y)} in data coordinates.
@@ -76,8 +77,10 @@ def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 0.
     for index, name in enumerate(ends):
         beside = name in outer
         place = (edge, places[outer.index(name)]) if beside else tuple(at[name])
-        ax.annotate(name, place, (7, 0) if beside else (0, 9), xycoords="axes fraction", textcoords="offset points",
-                    va="center" if beside else "bottom", ha="left" if beside else "center", fontsize=11,
+        below = at[name][1] > 0.85
+        ax.annotate(name, place, (7, 0) if beside else (0, -9 if below else 9), xycoords="axes fraction",
+                    textcoords="offset points", va="center" if beside else "top" if below else "bottom",
+                    ha="left" if beside else "center", fontsize=11,
                     color=colour(name, index), annotation_clip=False,
                     bbox={"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8})  # fmt: skip
 
@@ -170,7 +173,8 @@ def solved(
         else:
             ax.plot([end], shares[-1:], ">", color=shade, mfc="white", mew=2, ms=8, clip_on=False)
             lowest[end] = min(shares[-1], lowest.get(end, 2) - 0.09)
-            ax.text(end * 1.2, lowest[end], f"{name}, {len(done)} of {count}", color=shade, va="center", fontsize=11)
+            ax.text(end * 1.2, lowest[end], f"{name}, {len(done)} of {count}", color=shade, va="center", fontsize=11,
+                    bbox={"fc": "white", "ec": "none", "pad": 0.5})  # fmt: skip
     if teachers is not None:
         for value in teachers.values[np.isfinite(teachers.values)]:
             ax.axvline(value, color=COLOURS["teacher"], lw=0.9, ls=":")
@@ -253,8 +257,8 @@ def stems(
     inside = np.isin(np.arange(len(values)), list(support))
     if floor:
         ax.axhspan(0, floor, color="#999999", alpha=0.3, lw=0, label="sampling noise")
-    ax.bar(np.flatnonzero(~inside), values[~inside], color=COLOURS["labels"], width=0.7, label="off the support")
-    ax.bar(np.flatnonzero(inside), values[inside], color=COLOURS["one-shot"], width=0.7, label="on the support")
+    ax.bar(np.flatnonzero(~inside), values[~inside], color=OFF, width=0.7, label="off the support")
+    ax.bar(np.flatnonzero(inside), values[inside], color=ON, width=0.7, label="on the support")
     ax.set(xlabel="bit", title=label)
     return ax
 
