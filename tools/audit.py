@@ -17,8 +17,8 @@ import torch
 from study import find, records_of
 
 from kdutils.lab.store import Store
-from kdutils.lab.study import COLUMNS, Cell, Study, work
-from kdutils.pages.studies import ORDER, Records, kept, machine
+from kdutils.studies.records import ORDER, Records, kept, machine
+from kdutils.studies.study import COLUMNS, Cell, Study, work
 
 
 def cost(study: Study, records: Records, cell: Cell) -> float:

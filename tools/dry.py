@@ -24,10 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdutils import seeding
 from kdutils.lab import lab as labs
 from kdutils.lab.optimisers import Adam
+from kdutils.lab.pictures import PictureLab
 from kdutils.lab.store import Store
-from kdutils.lab.study import plan
 from kdutils.lab.training import CALIBRATION
 from kdutils.pages import profiles
+from kdutils.studies.plans import plan
 
 ARMS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "labels": ({"curriculum": "labels"}, {}),
@@ -40,7 +41,7 @@ ARMS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
 }
 EFFICIENCY = 0.3  # of a large product's speed, for small ones and all else
 LABS = {"parity": labs.ParityLab, "controls": labs.ParityLab, "transformer_parity": labs.TransformerParityLab,
-        "grammar": labs.GrammarLab, "english": labs.TextLab, "pictures": labs.PictureLab}  # fmt: skip
+        "grammar": labs.GrammarLab, "english": labs.TextLab, "pictures": PictureLab}  # fmt: skip
 
 
 def variants(profile: str, device: str | None) -> Iterator[tuple[str, type, SimpleNamespace]]:

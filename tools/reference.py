@@ -15,6 +15,7 @@ ROOMS = {  # module above the room's files, by the name of its page; the files a
     "tasks": ("kdutils.tasks", "Tasks and networks"),
     "probes": ("kdutils.probes", "Probes"),
     "lab": ("kdutils.lab", "The lab"),
+    "studies": ("kdutils.studies", "Studies"),
     "pages": ("kdutils.pages", "Pages"),
 }
 

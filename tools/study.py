@@ -1,4 +1,4 @@
-"""Run what is missing of a study, and keep its records in book/results/studies; see kdutils.lab.study.
+"""Run what is missing of a study, and keep its records in book/results/studies; see kdutils.studies.study.
 
 With --smoke its small version, which is recorded in book/results/studies/smoke. Without --scheduler the workers are
 processes of this machine; with --workers 0 everything runs in this one.
@@ -19,8 +19,8 @@ import torch
 from tqdm import tqdm
 
 from kdutils.lab.store import Store
-from kdutils.lab.study import Cell, Study
-from kdutils.pages.studies import Records, complete
+from kdutils.studies.records import Records, complete
+from kdutils.studies.study import Cell, Study
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -61,7 +61,7 @@ class RecordedLab(Lab):
                    key=self.name, students=alone, snapshots={}, **curve)  # fmt: skip
 
     def plan(self, options: Mapping[str, Any], choice: Mapping[str, float], seed: int = 0) -> Curriculum:
-        """The curriculum of a study's arm (`kdutils.lab.study.plan`) from what was recorded."""
+        """The curriculum of a study's arm (`kdutils.studies.plans.plan`) from what was recorded."""
         (*layers, output), s, kind = self.recorded(), self.settings, options["curriculum"]
         layers = layers[s.layers :] if options.get("hidden") == "untrained" else layers[: s.layers]
         layers = {"last": layers[-1:], "reversed": layers[::-1]}.get(options.get("layers"), layers)

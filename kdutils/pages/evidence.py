@@ -13,9 +13,9 @@ import numpy as np
 
 from kdutils.lab import stats
 from kdutils.lab.stats import Estimate, Times
-from kdutils.lab.study import Cell
 from kdutils.pages.claims import Claim
-from kdutils.pages.studies import Records
+from kdutils.studies.records import Records
+from kdutils.studies.study import Cell
 
 
 def study(

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from kdutils.lab.stats import Estimate, paired
-from kdutils.lab.study import COLUMNS
 from kdutils.pages import budgets, plots
-from kdutils.pages.studies import Records
+from kdutils.studies.records import Records
+from kdutils.studies.study import COLUMNS
 
 FOLDER = Path(__file__).resolve().parents[2] / "book" / "results" / "studies"
 TEACHERS, SEEDS = (0, 1001, 1002), (1, 2, 3)

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "kdutils"
 METHOD = {"curriculum", "signals", "projections", "losses", "reading"}
 TOOLS = {"checks", "identity", "narrowing", "seeding", "source"}  # small, and of use to every room
 HOSTS = {"binding", "distiller", "hf", "recorded", "shards"}  # one network of the reader's own
-FLOORS = ("method", "tasks", "probes", "hosts", "lab", "pages")  # lowest first
+FLOORS = ("method", "tasks", "probes", "hosts", "lab", "studies", "pages")  # lowest first
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from kdutils import curriculum, seeding
 from kdutils.lab.ensemble import Ensemble
-from kdutils.lab.lab import PictureLab
 from kdutils.lab.optimisers import Adam
+from kdutils.lab.pictures import PictureLab
 from kdutils.lab.store import Store
 from kdutils.lab.training import train
 from kdutils.pages import profiles

@@ -12,8 +12,8 @@ from kdutils import seeding
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.recorded import RecordedLab
 from kdutils.lab.store import Store
-from kdutils.lab.study import Study
 from kdutils.probes import score
+from kdutils.studies.study import Study
 from kdutils.tasks import pretrained
 from kdutils.tasks.pretrained import Rows
 

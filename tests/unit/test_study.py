@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 from safetensors import safe_open
 
-from kdutils.lab import study as studies
 from kdutils.lab.store import Store
-from kdutils.lab.study import Cell, Study, plan, work
-from kdutils.pages.studies import ORDER, Records, complete, kept
+from kdutils.studies import study as studies
+from kdutils.studies.plans import plan
+from kdutils.studies.records import ORDER, Records, complete, kept
+from kdutils.studies.study import Cell, Study, work
 from kdutils.tasks.parity import SparseParity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,7 +204,7 @@ def test_a_cell_that_fails_is_named_and_the_others_go_on(
             raise RuntimeError("no luck")
         return work(study, cell, *rest)
 
-    monkeypatch.setattr("kdutils.pages.studies.work", broken)
+    monkeypatch.setattr("kdutils.studies.records.work", broken)
     with pytest.raises(
         RuntimeError,
         match=r"(?s)tuning 0, 60 steps, labels: RuntimeError: no luck.*students 0, 60 steps, labels: it needs tuning",
@@ -347,7 +348,7 @@ def test_a_result_that_is_not_in_the_store_is_an_error(
 ) -> None:
     """As when workers write to a folder that this process does not see."""
     distributed = pytest.importorskip("distributed", reason="needs the extra [cluster]")
-    monkeypatch.setattr("kdutils.pages.studies._task", lambda *_: "elsewhere")
+    monkeypatch.setattr("kdutils.studies.records._task", lambda *_: "elsewhere")
     lost = r"teacher 0: RuntimeError: a worker's result is not in .*KDUTILS_RUNS"
     here = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
     with distributed.Client(**here) as client, pytest.raises(RuntimeError, match=lost):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import time
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,35 +21,18 @@ from typing import Any
 
 import torch
 
-from kdutils import probes, projections
-from kdutils.curriculum import Curriculum, Stage, paired_blocks
+from kdutils import probes
 from kdutils.lab import lab as labs
 from kdutils.lab import store
 from kdutils.lab.arms import tune
-from kdutils.lab.recorded import RecordedLab, Run
+from kdutils.lab.pictures import PictureLab
+from kdutils.lab.record import Run
+from kdutils.lab.recorded import RecordedLab
 from kdutils.lab.training import DivergenceError
-from kdutils.probes import mediation
-from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
+from kdutils.studies import plans
 
 LABS = {"parity": labs.ParityLab, "transformer_parity": labs.TransformerParityLab, "grammar": labs.GrammarLab,
-        "english": labs.TextLab, "pictures": labs.PictureLab, "recorded": RecordedLab}  # fmt: skip
-HOW = ("temperature", "positions", "normalise", "units", "sparse", "projection")
-KINDS = {  # of an arm's curriculum: the options it takes, and those that are lists, tuned
-    "labels": (("labelled",), ("told",)),
-    "one-shot": (("temperature",), ("told", "heat")),
-    "annealed": ((), ("share", "steps")),
-    "taid": ((), ("share", "steps")),
-    "progressive": (("temperature",), ("share", "steps", "gain")),
-    "extraction": ((*HOW, "layers", "hidden", "keep"), ("share", "steps", "heat")),
-    "joint": (HOW, ("weight", "heat")),
-    "fitnets": (("temperature", "positions", "units"), ("share", "steps", "heat")),
-}
-VALUES = {"layers": ("each", "reversed", "last", "at once"), "keep": ("all", *mediation.KEPT),
-          "hidden": ("trained", "untrained", "support", "wrong samples"),
-          "projection": ("gaussian", "rademacher", "orthonormal", "pca", "neurons")}  # fmt: skip
-REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf),
-         "told": (0.01, 1.0), "heat": (1.0, 16.0)}  # fmt: skip  # of extensions
-UNTRAINED = 5000  # added to a teacher's seed: the seed of its untrained control
+        "english": labs.TextLab, "pictures": PictureLab, "recorded": RecordedLab}  # fmt: skip
 COLUMNS = ("role", "size", "teacher", "budget", "arm", "choice", "rate", "seed", "sample", "step", "samples", "flops",
            "accuracy", "loss")  # fmt: skip
 
@@ -75,16 +57,20 @@ class Study:
     """What a study's file says.
 
     Attributes:
-        lab: which lab of `kdutils.lab.lab`.
+        lab: which of `LABS`.
         settings: its settings but for the budget and the seeds; sizes: by a name, settings that differ among sizes.
-        budgets: steps of a student. evaluations: how many along one; an arm, else a size, may say `evaluate_every`.
-        teachers: seeds; the arms are tuned under the first. failed: by size, others, which did not solve the task.
+        budgets: steps of a student.
+        teachers: seeds; the arms are tuned under the first.
+        failed: by size, seeds of other teachers, which did not solve the task.
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
+        evaluations: how many along a budget; an arm or a size may say `evaluate_every` instead (the arm's goes first).
         tuning: `seeds`, `rates`, and how many `extensions` past an edge of each list.
-        arms: by name; `curriculum` is one of `KINDS`, the rest are its options. Lists are tuned: for all stages before
-            the last `share` of the budget or `steps`; `gain` of a checkpoint; `weight`; `heat`, both temperatures.
-        main: the arms that come first; effect: the smallest one of interest, stated before the run.
-        thinned: roles, such as "tuning", of whose curves the records keep the rises alone: `pages.studies.kept`.
+        arms: by name; `curriculum` is one of `plans.KINDS`, the rest are its options. Lists are tuned: for all stages
+            before the last `share` of the budget or `steps`; `gain` of a checkpoint; `weight`; `heat`, both
+            temperatures.
+        main: the arms that come first.
+        effect: the smallest one of interest, stated before the run.
+        thinned: roles, such as "tuning", of whose curves the records keep the rises alone: `records.kept`.
     """
 
     name: str
@@ -122,7 +108,7 @@ class Study:
         if wrong := {key for size in self.sizes.values() for key in size} - {"evaluate_every", *self.settings}:
             raise ValueError(f"{self.name}: the sizes' {min(wrong)!r} is not among the settings")
         for name, arm in self.arms.items():
-            if wrong := _wrong_with(arm):
+            if wrong := plans.wrong_with(arm):
                 raise ValueError(f"{self.name}: arm {name!r} {wrong}")
         seeds = {10 * i + n for i in range(len(self.teachers)) for n in range(1, self.students + 1)}
         if self.students > 9 or seeds & {*self.tuning["seeds"], *self.teachers}:
@@ -163,78 +149,6 @@ class Study:
         return lab
 
 
-def label(choice: Mapping[str, float]) -> str:
-    return ", ".join(f"{key} {value:g}" for key, value in choice.items())
-
-
-def _wrong_with(arm: Mapping[str, Any]) -> str:
-    """What is wrong with an arm's options, or nothing."""
-    kind = arm.get("curriculum")
-    if kind not in KINDS:
-        return f"needs a curriculum, one of {', '.join(KINDS)}"
-    plain, lists = KINDS[kind]
-    if wrong := set(arm) - {"curriculum", "evaluate_every", *plain, *lists}:
-        return f"has no option {min(wrong)!r}; {kind} has {', '.join(plain + lists)}"
-    if wrong := [key for key in lists if key in arm and not (isinstance(arm[key], list) and arm[key])]:
-        return f"needs a list to choose from as {wrong[0]!r}"
-    if "share" in lists and ("share" in arm) == ("steps" in arm):
-        return "needs either 'share' or 'steps' for its early stages"
-    if missing := {"gain", "weight"} & set(lists) - set(arm):
-        return f"needs a list {min(missing)!r}"
-    wrong = [key for key, values in VALUES.items() if arm.get(key, values[0]) not in values]
-    return f"has {wrong[0]} {arm[wrong[0]]!r}; choose one of {', '.join(VALUES[wrong[0]])}" if wrong else ""
-
-
-def plan(lab: labs.Lab, teacher: Run, options: Mapping[str, Any], choice: Mapping[str, float], seed: int) -> Curriculum:
-    """The curriculum of an arm: `options` from the study's file, `choice` one value for each list that is tuned.
-
-    "progressive" passes the checkpoint with that `gain` of the teacher's accuracy over its start. "extraction" takes
-    `layers` "each" in turn, "reversed", the "last", or all "at once", of the teacher or of an untrained one. `hidden`,
-    `keep` and `told` are controls: see `kdutils.probes.mediation`.
-    """
-    s, network, kind = lab.settings, teacher.network(), options["curriculum"]
-    last = Stage(Output(network, *([choice["heat"]] * 2 if "heat" in choice else [options.get("temperature", 1.0)])))
-    pairs = paired_blocks(s.layers, s.layers) if hasattr(s, "layers") else [("act", "act")]
-    how = {key: options[key] for key in ("positions", "normalise", "units") if key in options}
-    if "sparse" in options:
-        how["projection"] = partial(projections.sparse, s=options["sparse"])
-    elif "projection" in options:
-        how["projection"] = getattr(projections, options["projection"])
-    early, length = [], int(choice["steps"]) if "steps" in choice else round(choice.get("share", 0) * s.steps)
-    if kind == "labels":
-        last = Stage(Labels())
-    elif kind == "joint":
-        last = Stage(WeightedSum(((1.0, last.signal), (choice["weight"], Hidden(network, *pairs[-1], **how)))))
-    elif kind == "fitnets":
-        early = [Regressed(network, *pairs[-1], **how)]
-    elif kind == "annealed":
-        early = [Output(network, heat, heat) for heat in (8.0, 4.0, 2.0)]
-    elif kind == "taid":
-        early = [Output(network, share=share) for share in (0.25, 0.5, 0.75)]
-    elif kind == "progressive":
-        low, high = teacher.accuracy[0, 0], teacher.accuracy[-1, 0]
-        step = lab.checkpoint_near(teacher, float(low + choice["gain"] * (high - low)))
-        early = [Output(teacher.network(step=step), name=f"checkpoint at step {step}")]
-    elif kind == "extraction":
-        layers, hidden = options.get("layers", "each"), options.get("hidden", "trained")
-        source, name = network, "final teacher"
-        if hidden in ("untrained", "support"):
-            source, name = lab.untrained_teacher(seed + UNTRAINED), "an untrained network"
-            source = mediation.told(source, lab.task.support) if hidden == "support" else source
-        pairs = {"last": pairs[-1:], "reversed": pairs[::-1]}.get(layers, pairs)
-        early = [Hidden(source, *pair, name=name, **how) for pair in pairs]
-        if hidden == "wrong samples":
-            early = [mediation.Shuffled(signal) for signal in early]
-        if layers == "at once":
-            early = [WeightedSum(tuple((1.0, signal) for signal in early))]
-    if "told" in choice:
-        last = Stage(mediation.Told(last.signal, lab.task.support, choice["told"]))
-    elif options.get("keep", "all") != "all":
-        last = Stage(mediation.Redrawn(last.signal, options["keep"]))
-    stages = (Stage(signal, max(1, round(length / len(early)))) for signal in early)
-    return Curriculum(label(choice) or kind, (*stages, last))
-
-
 def work(
     study: Study, cell: Cell, runs: store.Store, chosen: Mapping[str, Any] | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
@@ -257,28 +171,29 @@ def work(
     else:
         started, options = time.process_time(), study.arms[cell.arm]
         lab = lab.labelled(options["labelled"], cell.teacher) if "labelled" in options else lab
-        make = lab.plan or partial(plan, lab, teacher)
+        make = lab.plan or partial(plans.plan, lab, teacher)
 
         def fit(choice: Mapping[str, float], rates: Sequence[float], seeds: Any = study.tuning["seeds"]) -> Run:
             return lab.fit(make(options, choice, cell.teacher), seeds, rates)
 
         if cell.role == "tuning":
-            lists = {key: options[key] for key in REACH if key in options}
+            lists = {key: options[key] for key in plans.REACH if key in options}
             seeds, tried, extensions = (study.tuning[key] for key in ("seeds", "rates", "extensions"))
-            found = tune(fit, seeds, tried, lists, lab.merit, extensions, REACH)
+            found = tune(fit, seeds, tried, lists, lab.merit, extensions, plans.REACH)
             first, *others = (arm.learning_rate for arm in sorted(found.own, key=lab.merit, reverse=True))
             ranked = [first, *(rate for rate in others if rate < first)]
-            rows = [_rows(cell, lab, arm.run, arm.members, label(tried), False) for tried, arm in found.trials]
+            rows = [_rows(cell, lab, arm.run, arm.members, plans.label(tried), False) for tried, arm in found.trials]
             result |= {"rows": list(itertools.chain(*rows)), "chosen": {"choice": found.choice, "rates": ranked}}
         else:
-            for rate in chosen["rates"]:  # the first that is stable: the tuning seeds may not have told
+            choice, rates = chosen["choice"], chosen["rates"]
+            for rate in rates:  # the first that is stable: the tuning seeds may not have told
                 try:
-                    run = fit(chosen["choice"], [rate], lab.settings.seeds)
+                    run = fit(choice, [rate], lab.settings.seeds)
                     break
                 except DivergenceError:
-                    if rate == chosen["rates"][-1]:
+                    if rate == rates[-1]:
                         raise
-            rows = _rows(cell, lab, run, range(len(run.students)), label(chosen["choice"]))
+            rows = _rows(cell, lab, run, range(len(run.students)), plans.label(choice))
             result |= {"rows": rows, "facts": lab.facts(run)}
     result["seconds"] = time.process_time() - started
     runs.save(key, {"none": torch.zeros(1)}, result)

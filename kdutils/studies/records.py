@@ -27,7 +27,7 @@ import torch
 from kdutils import source as code
 from kdutils.lab import store
 from kdutils.lab.stats import Times
-from kdutils.lab.study import COLUMNS, Cell, Study, work
+from kdutils.studies.study import COLUMNS, Cell, Study, work
 
 ORDER = ["role", "size", "budget", "arm", "teacher", "choice", "rate", "seed", "sample", "step"]
 
@@ -55,7 +55,7 @@ class Records:
     """What a study has found so far: `NAME.csv.gz`, a row an evaluation, and `NAME.json`, how it came about.
 
     Attributes:
-        table: with the columns `kdutils.lab.study.COLUMNS`.
+        table: with the columns `kdutils.studies.study.COLUMNS`.
         cells: by name, what is known of each that is done: the fingerprint of its settings, the code's, the machine's
             kind, core-seconds, what a tuning chose, facts.
     """

@@ -1,0 +1,1 @@
+"""Long studies: their arms, their cells, their records."""
