@@ -17,6 +17,7 @@ import torch
 from kdutils import probes, seeding
 from kdutils.probes import signal, theory, two_phase
 from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,10 @@ def second(d: int = 9, k: int = 3, biases: Sequence[float] = (-0.7, 0.02, 0.63))
     y = x[:, :k].prod(1)
     said, found = theory.labels(d, k, biases), signal.of(looked_up(y[:, None] * gates), d, range(k))
     checks += [Check(f"(b) share of bit {i} in labels", said.bits[i], found.bits[i]) for i in (0, d - 1)]
+    with seeding.global_rng(0, "gates"):
+        wide = signal.gated(two_phase.answer(SparseParity(d, k)), two_phase.paired(d, 256))
+    checks += [Check("effective number of views of 128 gates and labels", 4, signal.effective_rank(wide, x.float()),
+                     most=True)]  # fmt: skip
     limit, ratio = theory.growth(k, biases), {n: theory.labels(n, k, biases).needed() / n**k for n in (128, 512)}
     checks += [
         Check("(c) n* / d^k at d=512, against its limit", limit, ratio[512], 0.05),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from kdutils import seeding
-from kdutils.signals import Signal, Students
+from kdutils.probes import theory
+from kdutils.probes.fourier import signed_output
+from kdutils.signals import Labels, Signal, Students
 from kdutils.tasks.models import MLP
 
 PIECE = 1024  # samples whose gradient is taken at once
@@ -95,3 +98,64 @@ def fitted(network: MLP, x: torch.Tensor, target: torch.Tensor, size: float = 1.
     network.readout.weight.copy_(torch.stack([weights[:-1], -weights[:-1]]))
     network.readout.bias.copy_(torch.stack([weights[-1], -weights[-1]]))
     return network
+
+
+def answer(task: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The label as +1 (class 0) or -1, a function of the inputs."""
+    return lambda x: 1.0 - 2.0 * task.label(x)
+
+
+def exact_gradients(students: Students, k: int) -> torch.Tensor:
+    """What `first_gradients` of labels comes to with endless samples, in closed form: (members, width, d).
+
+    Args:
+        students: from `paired`; the first k bits decide the label.
+    """
+    weight, bias, out = (students.parameters[n] for n in ("hidden.weight", "hidden.bias", "readout.weight"))
+    steps = [theory.step(w.detach().sign().cpu().numpy(), b.tolist(), k) for w, b in zip(weight, bias, strict=True)]
+    return -out[:, 0, :, None].detach() * torch.tensor(np.array(steps)).to(out)
+
+
+def teachers(start: Students, task: Any, samples: int, batch: int | None = None) -> tuple[list[MLP], list[MLP]]:
+    """Teachers between the two phases and after both, one a member of `start`.
+
+    Args:
+        samples: labels of the second phase; batch: those of the first, endless ones when left out.
+    """
+    if batch is None:
+        gradients = exact_gradients(start, task.k)
+    else:
+        gradients = first_gradients(start, task, Labels(), [batch])[batch]
+    after = stepped(start, gradients)
+    middle = [after.member(m) for m in range(len(start))]
+    x, _ = task.sample(samples, seeding.generator(0, "phase 2", device=start.device))
+    return middle, [fitted(network, x, answer(task)(x), size=4.0) for network in middle]
+
+
+def taught(students: Students, task: Any, gradient: torch.Tensor, teacher: MLP, samples: int) -> float:
+    """Accuracy on 8,192 fresh samples of the first of `students` after this step and a fit to a teacher's output."""
+    draw = seeding.generator(1, "phase 2", device=students.device)
+    x, _ = task.sample(samples, draw)
+    new, label = task.sample(8192, draw)
+    network = fitted(stepped(students, gradient).member(0), x, signed_output(teacher)(x))
+    return (network(new).argmax(1) == label).float().mean().item()
+
+
+def shares(gradients: torch.Tensor, support: Sequence[int]) -> np.ndarray:
+    """(members, 2): the energy of each step on the support, and in all."""
+    bits = gradients.square().sum(1).cpu().numpy()
+    return np.stack([bits[:, list(support)].sum(1), bits.sum(1)], 1)
+
+
+def crossing(found: Mapping[int, torch.Tensor], support: Sequence[int], level: float = 0.5) -> tuple[float, float]:
+    """Samples at which the share of all members' steps passes a level, and its standard error by the jackknife.
+
+    Args:
+        found: by growing batches, from `first_gradients`; between two of them the share is read on a straight line over
+            the logarithm.
+    """
+    sizes, parts = np.log(list(found)), np.array([shares(g, support) for g in found.values()])  # (batches, members, 2)
+    sums = parts.sum(1, keepdims=True) - parts  # each member left out in turn
+    rising = np.maximum.accumulate(sums[..., 0] / sums[..., 1])
+    at = np.exp([np.interp(level, share, sizes) for share in rising.T])
+    return float(at.mean()), float(((len(at) - 1) * at.var()) ** 0.5)
