@@ -160,6 +160,13 @@ def solved(
     first = min(found.values.min() for found in arms.values()) / 4
     last = max(found.limit for found in arms.values() if found.finished < len(found.values))
     lowest: dict[float, float] = {}  # of the labels beside one budget: they stand apart
+    tops: list[float] = []  # of those above the curves: where two are near, one stands higher
+
+    def above(x: float, name: str, **how: str) -> None:
+        level = sum(max(x, other) < 1.6 * min(x, other) for other in tops)
+        tops.append(x)
+        ax.text(x, 1.04 + 0.08 * level, name, **how)
+
     order = sorted(arms, key=lambda name: -arms[name].finished)
     for name in order:
         found, shade = arms[name], colour(name, list(arms).index(name))
@@ -169,7 +176,7 @@ def solved(
         shares = np.r_[0 * done[:1], np.arange(1, len(done) + 1), len(done)] / count
         ax.step(np.r_[done[:1], done, end], shares, where="post", color=shade, ls=DASHES.get(name, "-"))
         if len(done) == count:
-            ax.text(np.median(done), 1.04, name, color=shade, ha="center")
+            above(float(np.median(done)), name, color=shade, ha="center")
         else:
             ax.plot([end], shares[-1:], ">", color=shade, mfc="white", mew=2, ms=8, clip_on=False)
             lowest[end] = min(shares[-1], lowest.get(end, 2) - 0.09)
@@ -178,7 +185,7 @@ def solved(
     if teachers is not None:
         for value in teachers.values[np.isfinite(teachers.values)]:
             ax.axvline(value, color=COLOURS["teacher"], lw=0.9, ls=":")
-        ax.text(np.min(teachers.values), 1.04, "teachers")
+        above(float(np.min(teachers.values)), "teachers")
     ax.set(xscale="log", xlabel=_AXES[axis], ylabel="share of students done", xlim=(first, last), ylim=(0, 1.02))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     return ax
