@@ -22,11 +22,13 @@ TINY = {
     "07_transformers": {"steps": 12, "hidden_steps": [4], "batch": 4, "held_out": 16, "evaluate_every": 6},
     "08_grammar": {"steps": 12, "hidden_steps": [3], "batch": 4, "held_out": 16, "evaluate_every": 6},
 }
+TINY["11_smollm2"] = {"rows": 24, "steps": 6, "evaluate_every": 6, "held_out": 4}
 TINY["03_progressive"] = {**TINY["02_one_shot"], "steps": 40, "student_width": 8}
 CELLS = {
     "02_one_shot": ("lab.teacher()",),
     "03_progressive": ("lab.teacher()", "def through"),
     "04_extraction": (),
+    "11_smollm2": ("lab = RecordedLab",),
 }
 MORE = {
     "02_one_shot": "x, _ = lab.task.sample(8000, seeding.generator(0, 'probe'))",
@@ -36,6 +38,7 @@ MORE = {
     "layers = curriculum.paired_blocks(cfg.layers, cfg.layers)\n"
     "hidden = {'positions': 'tokens', 'normalise': 'position'}\n"
     "arms = {'extraction': lab.arm(curriculum.extracted(teacher, layers, 3, **hidden, name='3 steps a layer'))}",
+    "11_smollm2": "",
 }
 
 
@@ -171,6 +174,10 @@ MISTAKES = [
     ("09", 2, "default_rng(0)", "default_rng()", "fix the seed"),
     ("09", 3, "text.tokenizer(cuts[0]", "text.tokenizer(documents", "has seen the test part"),
     ("09", 3, "(documents[: -2 * held], ", "(documents[: -held], ", "each document once"),
+    ("11", 1, "(top_k + 1)", "top_k", "take 6 bytes a token, not 4"),
+    ("11", 2, ".scatter(-1, ids, -torch.inf)", "", "the probabilities add up to"),
+    ("11", 2, "logits.log_softmax(-1)", "logits", "the probabilities add up to"),
+    ("11", 3, "(1, 8, cfg.top_k)", "(8, cfg.top_k)", "2 records: report the page's own"),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The machinery of the exercises' checks; these are in `parities`, `controls` and `sequences`.
+"""The machinery of the exercises' checks; these are in `parities`, `controls`, `sequences` and `recorded`.
 
 A check tries the reader's function, and prints "correct" or says in one line what is wrong. It tests properties and
 knows no solution. This is a folder because `store` hashes the files beside it, and nothing here can change a run.
