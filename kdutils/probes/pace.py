@@ -13,7 +13,7 @@ from kdutils.signals import Signal
 from kdutils.tasks.pretrained import Texts
 
 
-def least(works: Mapping[str, Callable[[], object]], repeats: int = 7) -> dict[str, float]:
+def least(works: Mapping[str, Callable[[], object]], repeats: int = 4) -> dict[str, float]:
     """The least processor seconds of one call of each, in turn, after one call that is not counted."""
     found = dict.fromkeys(works, float("inf"))
     for repeat in range(repeats + 1):

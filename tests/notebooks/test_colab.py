@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]["url"]
 NAMES = sorted(path.stem for path in (ROOT / "book").glob("[0-9]*.ipynb"))
 FASTEST = ["01_sparse_parities", "02_one_shot"]  # at smoke
-COLAB_HAS = ("torch", "numpy", "matplotlib", "ipywidgets", "ipykernel")  # papermill is for us
+COLAB_HAS = ("torch", "numpy", "matplotlib", "ipywidgets", "ipykernel", "transformers")  # papermill is for us
 
 
 def setup_cell(name):

@@ -23,11 +23,13 @@ TINY = {
     "08_grammar": {"steps": 12, "hidden_steps": [3], "batch": 4, "held_out": 16, "evaluate_every": 6},
 }
 TINY["10_pictures"] = {"steps": 12, "share": [0.2], "batch": 4, "held_out": 16, "evaluate_every": 6}
+TINY["11_smollm2"] = {"rows": 24, "steps": 6, "evaluate_every": 6, "held_out": 4}
 TINY["03_progressive"] = {**TINY["02_one_shot"], "steps": 40, "student_width": 8}
 CELLS = {
     "02_one_shot": ("lab.teacher()",),
     "03_progressive": ("lab.teacher()", "def through"),
     "04_extraction": (),
+    "11_smollm2": ("lab = RecordedLab",),
 }
 MORE = {
     "02_one_shot": "x, _ = lab.task.sample(8000, seeding.generator(0, 'probe'))",
@@ -41,6 +43,7 @@ MORE = {
     "views = [Hidden(teacher, f'blocks.{i}', f'blocks.{i}', units=1) for i in range(cfg.layers)]\n"
     "last = Stage(Output(teacher))\n"
     "arms = {'extraction': lab.arm(Curriculum('extraction', (*(Stage(v, 1) for v in views), last)))}",
+    "11_smollm2": "",
 }
 
 
@@ -187,6 +190,10 @@ MISTAKES = [
     ("09", 2, "default_rng(0)", "default_rng()", "fix the seed"),
     ("09", 3, "text.tokenizer(cuts[0]", "text.tokenizer(documents", "has seen the test part"),
     ("09", 3, "(documents[: -2 * held], ", "(documents[: -held], ", "each document once"),
+    ("11", 1, "(top_k + 1)", "top_k", "take 6 bytes a token, not 4"),
+    ("11", 2, ".scatter(-1, ids, -torch.inf)", "", "the probabilities add up to"),
+    ("11", 2, "logits.log_softmax(-1)", "logits", "the probabilities add up to"),
+    ("11", 3, "(1, 8, cfg.top_k)", "(8, cfg.top_k)", "2 records: report the page's own"),
 ]
 
 

@@ -12,6 +12,7 @@ from kdutils import seeding
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.recorded import RecordedLab
 from kdutils.lab.store import Store
+from kdutils.pages import budgets
 from kdutils.probes import score
 from kdutils.studies.study import Study
 from kdutils.tasks import pretrained
@@ -109,6 +110,16 @@ def test_the_model_as_a_run_has_its_scores(lab: RecordedLab) -> None:
     facts = json.loads(json.dumps(lab.facts(run, of_teacher=True)))
     assert set(facts["seconds"]) == {"labels", "one-shot", "layer 0", "layer 1", "teacher"}
     assert facts["bytes"] == 16 * (2 * (16 * 2 + 1) + 17 * 2 + 16 * 2) + 8  # per row: layers and masks, top-k, classes
+
+
+def test_arms_are_compared_in_seconds_of_steps_that_were_timed() -> None:
+    found = budgets.study("smollm2", "loss", ROOT / "book" / "results" / "studies" / "smoke")
+    timed = found.records.facts("teacher")["seconds"]
+    assert found.operations("labels", 20) == pytest.approx(20 * timed["labels"])
+    assert found.operations("one-shot", 20) == pytest.approx(20 * timed["one-shot"])
+    (_, _, first), (_, _, second), (_, _, end) = found.records.facts("students", "untrained", 20)["stages"]
+    wanted = first * timed["layer 0"] + (second - first) * timed["layer 1"] + (end - second) * timed["one-shot"]
+    assert found.operations("untrained", 20) == pytest.approx(wanted) and end == 20
 
 
 @pytest.mark.parametrize(
