@@ -175,6 +175,8 @@ def try_out(name: str, kind: type, s: SimpleNamespace, limit: float, folder: str
     seeds, rates = (s.tuning_seeds, s.learning_rates) if sweep else (s.seeds, s.learning_rates[:1])
     took = []
     for arm, (options, choice) in ARMS.items():
+        if kind is labs.PictureLab and options["curriculum"] in ("extraction", "joint", "fitnets"):
+            options = {**options, "units": 1}
         curriculum, started = plan(lab, trained, options, choice, 0), time.perf_counter()
         own.steps = len(curriculum.stages) + 2
         lab.fit(curriculum, seeds, rates)
@@ -194,6 +196,8 @@ def main() -> None:
             try:
                 for line in try_out(name, kind, settings, args.limit, folder):
                     print(line, flush=True)
+            except (FileNotFoundError, ModuleNotFoundError) as error:  # pictures that no package index holds
+                print(f"- {name}: left out; {error}", flush=True)
             except (RuntimeError, ValueError, MemoryError) as error:
                 failed += 1
                 print(f"! {name}: {error}", flush=True)

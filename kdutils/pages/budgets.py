@@ -209,7 +209,7 @@ class Budgets(evidence.Recorded):
             found = [self.level(arm, b, self._drawn) for b in known]
             y = [self._show(one.value) for one in found]
             ends = np.array([[self._show(end) for end in one.interval] for one in found]).T
-            style = {"color": plots.colour(arm), "ls": plots.DASHES.get(arm, "-")}
+            style = {"color": plots.colour(arm, len(labels)), "ls": plots.DASHES.get(arm, "-")}
             ax.errorbar(x, y, np.abs(ends - y), marker="o", ms=5, capsize=3, **style)
             labels[arm] = (x[-1], y[-1])
         teacher = self._show(float(self.teachers(self._drawn).mean()))
@@ -245,8 +245,8 @@ class Budgets(evidence.Recorded):
             found = [self.gain(arm, b) for b in own]
             y = np.array([one.value for one in found])
             error = np.abs(np.array([one.interval for one in found]).T - y)
-            ax.errorbar(x, y, error, color=plots.colour(arm), ls=plots.DASHES.get(arm, "-"), lw=1.2, marker="o", ms=6,
-                        capsize=4, elinewidth=2)  # fmt: skip
+            shade, dashes = plots.colour(arm, len(labels)), plots.DASHES.get(arm, "-")  # as `name_ends` counts
+            ax.errorbar(x, y, error, color=shade, ls=dashes, lw=1.2, marker="o", ms=6, capsize=4, elinewidth=2)
             labels[arm] = (right if own[-1] == known[-1] else x[-1], y[-1])
         ax.set(xlabel="steps of training", ylabel=f"better than one-shot,{self.unit}", xlim=(-0.3, len(known) - 0.7))
         ax.set_xticks(range(len(known)), [f"{b:,}" for b in known])
@@ -266,7 +266,7 @@ class Budgets(evidence.Recorded):
             steps = np.sort(tables[0].step.unique())
             shown = steps > start
             y = self._show(np.median(loss, 0)[shown] - floor)
-            ax.plot(steps[shown], y, color=plots.colour(arm), ls=plots.DASHES.get(arm, "-"))
+            ax.plot(steps[shown], y, color=plots.colour(arm, len(labels)), ls=plots.DASHES.get(arm, "-"))
             if arm == shaded:
                 ax.axvspan(0, start, color=plots.colour(arm), alpha=0.12, lw=0)
                 ax.annotate(f"← {arm}'s hidden stages", (start, 0.03), (4, 0), xycoords=("data", "axes fraction"),

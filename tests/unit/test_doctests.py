@@ -18,6 +18,7 @@ WITH_EXAMPLES = {
     "kdutils.probes.fourier",
     "kdutils.tasks.grammar",
     "kdutils.tasks.parity",
+    "kdutils.tasks.pictures",
     "kdutils.tasks.text",
 }
 

@@ -12,6 +12,7 @@ from torch import nn
 from kdutils import reading
 from kdutils.lab import lab as labs
 from kdutils.lab.ensemble import Ensemble
+from kdutils.tasks import pictures
 from kdutils.tasks.models import MLP, Transformer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
@@ -72,4 +73,21 @@ def test_what_does_not_fit_is_not_allocated(tmp_path: Path) -> None:
 def test_every_section_of_every_profile_is_known() -> None:
     for profile in ("smoke", "book", "paper"):
         names = [name for name, *_ in dry.variants(profile, "cpu")]
-        assert len(names) == len(set(names)) and {"parity", "controls", "grammar", "english"} <= set(names)
+        assert len(names) == len(set(names)) and {"parity", "controls", "grammar", "english", "pictures"} <= set(names)
+
+
+def test_every_arm_is_tried_on_maps_and_missing_pictures_are_told(tmp_path: Path, monkeypatch, capsys) -> None:
+    found = {name: (kind, s) for name, kind, s in dry.variants("smoke", "cpu")}["pictures"]
+    lines = list(dry.try_out("pictures", *found, 60, str(tmp_path)))
+    assert all(arm in lines[-1] for arm in dry.ARMS)
+    monkeypatch.setattr(pictures, "DEBIAN", tmp_path / "nothing")
+    pictures.load.cache_clear()
+    found[1].pictures = "fashion-mnist"
+    monkeypatch.setattr(dry, "variants", lambda *_: [("clothes", *found)])
+    monkeypatch.setattr(sys, "argv", ["dry.py"])
+    with pytest.raises(SystemExit) as ended:
+        dry.main()
+    assert (
+        not ended.value.code
+        and "- clothes: left out; the pictures 'fashion-mnist' are not in" in capsys.readouterr().out
+    )

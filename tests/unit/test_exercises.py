@@ -173,8 +173,8 @@ MISTAKES = [
     (
         "10",
         2,
-        "rest = (h[half:] - z[half:] @ fit)",
-        "half = 0\n    rest = (h[half:] - z[half:] @ fit)",
+        "len(z) // 2\n",
+        "len(z) // 2\n    z, h = (torch.cat([part[:half]] * 2) for part in (z, h))\n",
         "not fitted to",
     ),
     ("10", 3, '        "first block only": [views[0]],\n', "", "2 arms"),
