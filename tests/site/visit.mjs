@@ -64,6 +64,12 @@ const cut = (fits) => [...document.querySelectorAll("main pre")].filter((e) => e
   return [...(shown ? [] : [`not shown to go on: ${e.textContent.slice(0, 60)}`]), ...(longest <= fits ? [`${longest} characters do not fit: ${e.textContent.slice(0, 60)}`] : [])];
 });
 
+// Anything else in the text that goes on to the right, such as a table, with nothing to show it.
+const hidden = () => [...document.querySelectorAll("main :is(table, div, section, article)")].filter((e) => {
+  const style = getComputedStyle(e);
+  return style.overflowX !== "visible" && !style.backgroundAttachment.includes("local") && e.checkVisibility() && e.scrollWidth > e.clientWidth + 1;
+}).map((e) => `not shown to go on: ${e.className} ${e.textContent.trim().slice(0, 60)}`);
+
 // Equations that reach below their number.
 const covered = () => [...document.querySelectorAll("main .math > .eqno")].filter((number) => {
   const box = number.parentElement.querySelector("mjx-container")?.getBoundingClientRect(), mine = number.getBoundingClientRect();
@@ -125,7 +131,7 @@ for (const file of pages) {
   found.weight.all = sent([...files].filter((f) => fs.existsSync(f)));
   const measure = async (width, fits) => {
     found.sideways[width] = await page.evaluate(sideways);
-    found.cut[width] = await page.evaluate(cut, fits);
+    found.cut[width] = [...(await page.evaluate(cut, fits)), ...(await page.evaluate(hidden))];
     found.covered[width] = await page.evaluate(covered);
   };
   await measure("desktop", 88);
