@@ -37,7 +37,7 @@ const look = () => {
     math: document.querySelectorAll("mjx-container").length,
     raw: [
       ...[...document.querySelectorAll(".math")].filter((e) => !e.querySelector("mjx-container")).map((e) => e.textContent),
-      ...prose.map(said).filter((text) => /\\[([]|\$\$/.test(text)),
+      ...prose.map(said).filter((text) => /\\[([]|\$\$|\$[^\s$][^$]*\$/.test(text)),
       ...[...document.querySelectorAll("mjx-merror")].map((e) => `TeX error: ${e.dataset.mjxError ?? e.textContent}`),
     ],
     widgets: {
