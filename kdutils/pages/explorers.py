@@ -187,7 +187,7 @@ def still(player: Explorer, axes: Sequence[Axes]) -> None:
 
 def _ground(task: SparseParity) -> dict[str, Any]:
     """What every picture of the bits needs."""
-    colours = {"on": "var(--text)", "off": plots.OFF}  # ink in either theme
+    colours = {"on": "var(--text)", "off": "color-mix(in srgb, var(--text) 40%, var(--card))"}  # ink in either theme
     return {"support": list(task.support), "noise": round((2 / np.pi / PROBE) ** 0.5, 4), "colours": colours}
 
 

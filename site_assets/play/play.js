@@ -160,7 +160,7 @@
   // --- Drawings
 
   let curve, maps, spectra, columns;
-  const ground = () => ({ support: [...Array(settings.k).keys()], colours: { on: "var(--text)", off: "#a6a6a6" } });
+  const ground = () => ({ support: [...Array(settings.k).keys()], colours: { on: "var(--text)", off: "color-mix(in srgb, var(--text) 40%, var(--card))" } });
   const loudest = [0, 0.2], noise = 2 * engine.PROBE ** -0.5; // two standard errors of a correlation that is 0
   function build() {
     form.replaceChildren(

@@ -37,7 +37,7 @@ const look = () => {
     math: document.querySelectorAll("mjx-container").length,
     raw: [
       ...[...document.querySelectorAll(".math")].filter((e) => !e.querySelector("mjx-container")).map((e) => e.textContent),
-      ...prose.map(said).filter((text) => /\\[([]|\$\$/.test(text)),
+      ...prose.map(said).filter((text) => /\\[([]|\$\$|\$[^\s$][^$]*\$/.test(text)),
       ...[...document.querySelectorAll("mjx-merror")].map((e) => `TeX error: ${e.dataset.mjxError ?? e.textContent}`),
     ],
     widgets: {
@@ -63,6 +63,12 @@ const cut = (fits) => [...document.querySelectorAll("main pre")].filter((e) => e
   const shown = ["auto", "scroll"].includes(style.overflowX) && style.backgroundAttachment.includes("local");
   return [...(shown ? [] : [`not shown to go on: ${e.textContent.slice(0, 60)}`]), ...(longest <= fits ? [`${longest} characters do not fit: ${e.textContent.slice(0, 60)}`] : [])];
 });
+
+// Anything else in the text that goes on to the right, such as a table, with nothing to show it.
+const hidden = () => [...document.querySelectorAll("main :is(table, div, section, article)")].filter((e) => {
+  const style = getComputedStyle(e);
+  return style.overflowX !== "visible" && !style.backgroundAttachment.includes("local") && e.checkVisibility() && e.scrollWidth > e.clientWidth + 1;
+}).map((e) => `not shown to go on: ${e.className} ${e.textContent.trim().slice(0, 60)}`);
 
 // Equations that reach below their number.
 const covered = () => [...document.querySelectorAll("main .math > .eqno")].filter((number) => {
@@ -125,7 +131,7 @@ for (const file of pages) {
   found.weight.all = sent([...files].filter((f) => fs.existsSync(f)));
   const measure = async (width, fits) => {
     found.sideways[width] = await page.evaluate(sideways);
-    found.cut[width] = await page.evaluate(cut, fits);
+    found.cut[width] = [...(await page.evaluate(cut, fits)), ...(await page.evaluate(hidden))];
     found.covered[width] = await page.evaluate(covered);
   };
   await measure("desktop", 88);

@@ -74,7 +74,7 @@ def test_player_shows_what_the_runs_hold(lab: ParityLab, watched: dict[str, Run]
     data = plain(explorers.curriculum_player(watched, lab.task))
     assert data["steps"][0] == 0 and data["steps"][-1] == 160 and set(data["steps"]) <= set(range(0, 161, 2))
     assert (data["batch"], data["seed"], data["support"], data["start"]) == (32, 3, [0, 1], [1, 0])
-    assert data["colours"] == {"on": "var(--text)", "off": plots.OFF}
+    assert data["colours"] == {"on": "var(--text)", "off": "color-mix(in srgb, var(--text) 40%, var(--card))"}
     x = lab.task.sample(explorers.PROBE, seeding.generator(0, "probe"))[0]
     for arm, (name, run) in zip(data["arms"], watched.items(), strict=True):
         assert (arm["name"], arm["colour"], arm["rate"]) == (name, plots.COLOURS[name], 1.0)
