@@ -23,12 +23,9 @@ COLOURS = {
     "untrained": "#CC79A7", "teacher": "#000000", "joint": "#332288",
 }  # fmt: skip
 DASHES = {
-    "labels": (0, (1, 1)),
-    "one-shot": (0, (5, 1.5)),
-    "progressive": (0, (5, 1, 1, 1)),
-    "untrained": (0, (3, 1, 1, 1, 1, 1)),
-    "joint": (0, (8, 1, 2, 1)),
-}
+    "labels": (0, (1, 1)), "one-shot": (0, (5, 1.5)), "progressive": (0, (5, 1, 1, 1)),
+    "untrained": (0, (3, 1, 1, 1, 1, 1)), "joint": (0, (8, 1, 2, 1)),
+}  # fmt: skip
 _SPARE = ("#A87000", "#882255", "#3C8DC5", "#117733", "#661100")
 ON, OFF = "#000000", "#A6A6A6"  # bits on the support and off it: ink and its shadow, the colour of no method
 SIZE = (7.2, 4.0)  # inches: fits the page, and is still legible scaled to a phone
@@ -167,8 +164,7 @@ def solved(
         tops.append(x)
         ax.text(x, 1.04 + 0.08 * level, name, **how)
 
-    order = sorted(arms, key=lambda name: -arms[name].finished)
-    for name in order:
+    for name in sorted(arms, key=lambda name: -arms[name].finished):
         found, shade = arms[name], colour(name, list(arms).index(name))
         done, count = np.sort(found.values[np.isfinite(found.values)]), len(found.values)
         end = found.limit if len(done) < count else done[-1]
