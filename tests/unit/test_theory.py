@@ -385,6 +385,32 @@ def test_stepping_sets_the_largest_weight_and_keeps_the_rest() -> None:
     assert torch.equal(after.parameters["hidden.bias"], start.parameters["hidden.bias"])
 
 
+def test_exact_gradients_are_those_of_the_whole_cube() -> None:
+    d, k = 8, 3
+    task, students = bits(d, k), Ensemble(partial(two_phase.paired, d, 16), [1, 2])
+    x = probes.cube(d).expand(2, -1, -1)
+    weight = students.parameters["hidden.weight"].detach().requires_grad_(True)
+    moving = students.with_parameters({**students.parameters, "hidden.weight": weight})
+    bound, y = Labels().bind(moving, x, task.label(x)), task.label(x)
+    losses = bound.loss(moving.outputs(x, bound.reads), moving.spread(bound.target(x, y)))
+    seen = torch.autograd.grad(losses.sum(), weight)[0]
+    torch.testing.assert_close(two_phase.exact_gradients(students, k), seen, rtol=1e-4, atol=1e-7)
+
+
+def test_a_crossing_is_read_on_a_line_over_the_logarithm_with_the_jackknifes_error() -> None:
+    def steps(*on: float) -> torch.Tensor:  # one neuron each; the first of two bits has this share
+        return torch.tensor([[[share**0.5, (1 - share) ** 0.5]] for share in on])
+
+    found = {10: steps(0.3, 0.3, 0.3), 1000: steps(0.7, 0.7, 0.7)}
+    assert two_phase.crossing(found, [0]) == pytest.approx((100, 0), abs=1e-3)
+    assert two_phase.shares(found[10], [1])[0] == pytest.approx([0.7, 1.0])
+    apart = {10: steps(0.3, 0.3, 0.3), 1000: steps(0.6, 0.7, 0.8)}
+    at, error = two_phase.crossing(apart, [0])
+    left = [10 * 100 ** (0.2 / (share - 0.3)) for share in (0.75, 0.7, 0.65)]  # each student left out in turn
+    assert at == pytest.approx(np.mean(left), rel=1e-4)
+    assert error == pytest.approx((2 * np.var(left)) ** 0.5, rel=1e-3)
+
+
 # All of them, as the chapter shows them
 
 
