@@ -11,7 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from kdutils import curriculum
-from kdutils.lab.stats import Arm
+from kdutils.lab.stats import Arm, Times
 from kdutils.lab.training import Run
 from kdutils.pages import plots
 from kdutils.tasks.models import MLP
@@ -198,3 +198,12 @@ assert "<dc:date>" not in shown["image/svg+xml"]
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_names_above_curves_that_are_done_at_nearly_the_same_time_stand_apart(ax: Axes) -> None:
+    near, far = (Times(np.array([n, n, 1.1 * n]), 1e6) for n in (10.0, 300.0))
+    also = Times(np.array([12.0, 12.0, 13.0]), 1e6)
+    unfinished = Times(np.array([500.0, np.inf, np.inf]), 1e6)
+    plots.solved({"a": near, "b": also, "c": far, "labels": unfinished}, ax=ax)
+    height = {text.get_text(): text.get_position()[1] for text in ax.texts}
+    assert height["a"] != height["b"] and height["c"] == height["a"]
