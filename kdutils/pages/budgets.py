@@ -156,12 +156,13 @@ class Budgets(evidence.Recorded):
 
     def rows(self) -> list[str]:
         """Lines of a table: each arm at each budget, how it was tuned, how it ends, and its difference to one-shot."""
-        lines = [f"{'steps':>5}  {'arm':11}  {'ends at':>7}  {'against one-shot,' + self.unit:25} chosen by tuning"]
+        wide = max(11, *map(len, self.arms()))
+        lines = [f"{'steps':>5}  {'arm':{wide}}  {'ends at':>7}  {'against one-shot,' + self.unit:25} chosen by tuning"]
         for budget in self.budgets():
             for arm in self.arms(budget):
                 found = "" if arm == BASE else str(self.gain(arm, budget))
                 end, chosen = self.level(arm, budget).value, self.chosen(arm, budget)
-                lines.append(f"{budget:5,}  {arm:11}  {end:7.3f}  {found:25} {chosen}")
+                lines.append(f"{budget:5,}  {arm:{wide}}  {end:7.3f}  {found:25} {chosen}")
         return lines
 
     def chosen(self, arm: str, budget: int) -> str:
