@@ -75,9 +75,9 @@ def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 0.
         beside = name in outer
         place = (edge, places[outer.index(name)]) if beside else tuple(at[name])
         below = at[name][1] > 0.85
-        ax.annotate(name, place, (7, 0) if beside else (0, -9 if below else 9), xycoords="axes fraction",
+        ax.annotate(name, place, (7, 0) if beside else (0, -16 if below else 9), xycoords="axes fraction",
                     textcoords="offset points", va="center" if beside else "top" if below else "bottom",
-                    ha="left" if beside else "center", fontsize=11,
+                    ha="left" if beside or at[name][0] < 0.15 else "center", fontsize=11,
                     color=colour(name, index), annotation_clip=False,
                     bbox={"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8})  # fmt: skip
 

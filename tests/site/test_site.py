@@ -111,6 +111,15 @@ def test_every_page_can_be_passed_on(name):
     assert page.find("link", rel="icon")["href"].endswith("favicon.svg")
 
 
+@pytest.mark.parametrize("name", toc())
+def test_nothing_stops_the_reading_of_a_page(name):
+    """Files of scripts wait until the page is read; what is written in it does not stand behind styles."""
+    page = parsed(SITE / f"{name}.html")
+    assert [s["src"] for s in page.find_all("script", src=True) if not s.has_attr("defer")] == []
+    late = page.find("link", rel="stylesheet").find_all_next("script", src=False, type=None)
+    assert [script.text[:60] for script in late] == []
+
+
 def test_front_page_maps_the_chapters():
     cards = parsed(SITE / "book" / "index.html").select("ul.kd-map a")
     assert [f"book/{a['href']}" for a in cards] == [f"{n}.html" for n in toc() if n[5:7].isdigit()]
