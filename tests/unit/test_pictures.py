@@ -215,6 +215,7 @@ def lab(tmp_path) -> PictureLab:
 
 
 def test_students_of_few_labels_never_see_the_others(lab: PictureLab, monkeypatch) -> None:
+    lab.runs = None  # the store would not know a task that is watched
     few = lab.labelled(0.05)
     drawn: list[torch.Tensor] = []
     whole = pictures.Pictures.sample

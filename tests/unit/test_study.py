@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from safetensors import safe_open
 
+from kdutils import curriculum
 from kdutils.lab.store import Store
 from kdutils.studies import study as studies
 from kdutils.studies.plans import plan
 from kdutils.studies.records import ORDER, Records, complete, kept
-from kdutils.studies.study import Cell, Study, work
+from kdutils.studies.study import COLUMNS, Cell, Study, work
 from kdutils.tasks.parity import SparseParity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -365,8 +365,8 @@ def test_temperatures_are_those_of_both_sides_and_few_labels_those_of_a_lab(tmp_
     assert (stages[-1].signal.teacher_temperature, stages[-1].signal.student_temperature) == (4.0, 4.0)
     assert [stage.signal.units for stage in stages[:-1]] == [1, 1, 1]
     done = work(study, cell, store, {"choice": {}, "rates": [0.01]})
-    few = lab.labelled(0.01, seed=0).task.describe()
-    saved = [safe_open(path, "pt").metadata()["kdutils"] for path in tmp_path.glob("*.safetensors")]
-    assert sum(few["pictures"] in meta for meta in saved) == 1, "its students' run, and neither teacher nor others"
+    ended = [row[COLUMNS.index("loss")] for row in done["rows"] if row[COLUMNS.index("sample")] == "held-out"][-1]
+    few, whole = (one.fit(curriculum.from_labels(), [1], [0.01]).loss[-1, 0] for one in (lab.labelled(0.01), lab))
+    assert ended == pytest.approx(few) and ended != pytest.approx(whole)
     assert done["facts"]["stages"] == [["labels", 0, 4]]
     assert set(work(study, Cell("teacher", 0), store)["facts"]) == {"worth"}
