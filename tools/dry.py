@@ -175,7 +175,7 @@ def try_out(name: str, kind: type, s: SimpleNamespace, limit: float, folder: str
     seeds, rates = (s.tuning_seeds, s.learning_rates) if sweep else (s.seeds, s.learning_rates[:1])
     took = []
     for arm, (options, choice) in ARMS.items():
-        if kind is labs.PictureLab and options["curriculum"] in ("extraction", "joint", "fitnets"):
+        if kind is PictureLab and options["curriculum"] in ("extraction", "joint", "fitnets"):
             options = {**options, "units": 1}
         curriculum, started = plan(lab, trained, options, choice, 0), time.perf_counter()
         own.steps = len(curriculum.stages) + 2
