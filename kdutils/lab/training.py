@@ -17,8 +17,8 @@ from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import SGD, Optimiser
 from kdutils.lab.record import Run, Saved, from_store, tell_of_attributes, to_store
-from kdutils.probes import cost
 from kdutils.signals import Bound
+from kdutils.tasks import cost
 from kdutils.tasks.sampling import HeldOut, Samples
 
 CALIBRATION = 1024  # positions a seed that a stage reads once, to fix the scale of its targets; 64 samples at least

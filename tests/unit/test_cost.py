@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from kdutils.probes import cost
+from kdutils.tasks import cost
 
 
 def test_matrix_product_counts_two_a_multiply_add() -> None:

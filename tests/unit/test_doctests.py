@@ -12,7 +12,7 @@ WITH_EXAMPLES = {
     "kdutils.distiller",
     "kdutils.losses",
     "kdutils.seeding",
-    "kdutils.probes.cost",
+    "kdutils.tasks.cost",
     "kdutils.lab.ensemble",
     "kdutils.pages.profiles",
     "kdutils.probes.fourier",

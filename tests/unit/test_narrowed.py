@@ -10,9 +10,9 @@ from kdutils import seeding
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.training import train
-from kdutils.probes import cost
 from kdutils.projections import gaussian, neurons, sparse
 from kdutils.signals import Hidden, Output
+from kdutils.tasks import cost
 from kdutils.tasks.models import MLP, Transformer
 from kdutils.tasks.parity import SparseParity
 

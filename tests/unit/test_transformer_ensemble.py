@@ -15,9 +15,8 @@ from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import SGD, Adam
 from kdutils.lab.training import Run, train
-from kdutils.probes import cost
 from kdutils.reading import outputs_at
-from kdutils.tasks import models
+from kdutils.tasks import cost, models
 from kdutils.tasks.models import Transformer
 from kdutils.tasks.parity import SparseParity
 

@@ -14,7 +14,7 @@ from kdutils.lab.lab import Lab
 from kdutils.lab.record import Run
 from kdutils.losses import distillation_loss
 from kdutils.pages.exercises import close, exercise, need, need_hidden, need_outputs
-from kdutils.probes import cost
+from kdutils.tasks import cost
 from kdutils.tasks.models import MLP
 
 # Chapter 1: sparse parities
