@@ -89,7 +89,7 @@ def _clean(app: Any, page: str, template: str, context: dict[str, Any], doctree:
 
 
 LATER = r"""<script>addEventListener("DOMContentLoaded", () =>
-  document.head.append(Object.assign(document.createElement("script"), { src: "\1" })));</script>"""
+  document.head.append(Object.assign(document.createElement("script"), { async: true, src: "\1" })));</script>"""
 INLINE = re.compile(r"^[ \t]*<script>((?:(?!</script>).)*)</script>\n?", re.DOTALL | re.MULTILINE)
 
 
