@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
 import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kdutils.losses import only
 
@@ -53,3 +56,19 @@ def nonfinite(target: Any) -> str | None:
         target = only(*target)
     bad = (~target.isfinite()).reshape(*target.shape[:2], -1).any(2).nonzero()
     return f"sample {bad[0, 1]} of seed number {bad[0, 0]}" if len(bad) else None
+
+
+def one_process(network: nn.Module) -> None:
+    """Refuse a network that was wrapped for several processes, and warn where there are several: nothing is shared."""
+    advice = "kdutils.distiller and kdutils.hf train one network on several processes"
+    if isinstance(network, DistributedDataParallel) or any(hasattr(m, "_get_fsdp_state") for m in network.modules()):
+        raise ValueError(
+            f"{type(network).__name__} is wrapped for several processes, and an ensemble trains in one: "
+            f"let make() return the module that is in it; {advice}"
+        )
+    if distributed.is_available() and distributed.is_initialized() and (n := distributed.get_world_size()) > 1:
+        warnings.warn(
+            f"{n} processes are running and this training shares nothing between them: each trains students of its "
+            f"own; {advice}",
+            stacklevel=3,
+        )

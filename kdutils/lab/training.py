@@ -83,13 +83,15 @@ def train(
         DivergenceError: as soon as an evaluation finds that a loss was not finite, if nothing but the learning rate
             explains it.
         ValueError: when the stages do not fit in `steps`, for a count that is none, a finite task without a
-            `held_out_task`, or a task or teacher whose numbers are not finite.
+            `held_out_task`, a task or teacher whose numbers are not finite, or networks that were wrapped for
+            several processes.
     """
     steps, batch = checks.count("steps", steps), checks.count("batch", batch)
     evaluate_every, held_out = checks.count("evaluate_every", evaluate_every), checks.count("held_out", held_out)
     keep_every = None if keep_every is None else checks.count("keep_every", keep_every)
     until = None if until is None else checks.number("until", until)
     checks.one_of("mode", mode, ("eval", "train"))
+    checks.one_process(students.skeleton)
     settings = {
         "students": store.describe(students), "task": store.describe(task),
         "curriculum": {"name": curriculum.name, "stages": [str(s.signal) for s in curriculum.stages],

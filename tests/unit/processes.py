@@ -1,7 +1,8 @@
 """Run by torchrun in `test_processes.py`: each case trains in every process on its share of the same global batches."""
 
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 from kdutils import curriculum, seeding
 from kdutils.curriculum import Curriculum
 from kdutils.distiller import Distiller
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.training import train
 from kdutils.losses import IGNORE
 from kdutils.projections import rademacher
+from kdutils.tasks.models import MLP
+from kdutils.tasks.parity import SparseParity
 
 WORDS, LENGTH, ROWS, STEPS = 20, 6, 8, 9
 LAYER = "model.layers.{}"
@@ -103,6 +108,20 @@ def sharded(kind: str) -> dict[str, torch.Tensor]:
     return {k.removeprefix("student."): v for k, v in state.items() if k.startswith("student.")}
 
 
+def ensembles() -> Iterator[str]:
+    """What is said of an ensemble while two processes run, and of one whose networks were wrapped for them."""
+    makers: tuple[Callable[[], nn.Module], ...] = (lambda: MLP(4, 8), lambda: DistributedDataParallel(MLP(4, 8)))
+    for make in makers:
+        students = Ensemble(make, seeds=[0], learning_rates=[0.1])
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            try:
+                train(students, SparseParity(4, 2), curriculum.from_labels(), steps=2, batch=4, held_out=8)
+            except ValueError as error:
+                yield f"refused: {error}"
+        yield from (f"warned: {warning.message}" for warning in told)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
@@ -128,6 +147,7 @@ def main(folder: Path) -> None:
     except ValueError as error:
         (folder / f"refused-{rank}.txt").write_text(str(error))
     keep("sharded", sharded("extraction"))
+    (folder / f"ensemble-{rank}.txt").write_text("\n".join(ensembles()))
     distributed.destroy_process_group()
 
 

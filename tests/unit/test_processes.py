@@ -57,6 +57,14 @@ def test_processes_with_different_plans_are_refused(ran: Path) -> None:
         assert told.startswith("process 1 has another curriculum than process 0: ") and "\n" not in told
 
 
+def test_an_ensemble_says_that_processes_share_nothing(ran: Path) -> None:
+    for rank in range(2):
+        told = (ran / f"ensemble-{rank}.txt").read_text().splitlines()
+        plain, wrapped = (line for line in told if "processes" in line)
+        assert plain.startswith("warned: 2 processes are running and this training shares nothing between them")
+        assert wrapped.startswith("refused: DistributedDataParallel is wrapped for several processes")
+
+
 def test_two_processes_resume_bit_for_bit(ran: Path) -> None:
     for rank in range(2):
         whole, resumed = (
