@@ -50,7 +50,7 @@ class Budgets(evidence.Recorded):
         """{(arm, budget): operations of one student} of the arms that are recorded under all teachers."""
         t = self.records.table
         groups = t[(t.role == "students") & (t["size"] == self.size)].groupby(["arm", "budget"])
-        teachers = len(self.about["teachers"])
+        teachers = len(self.taught)
         return {key: float(rows.flops.max()) for key, rows in groups if rows.teacher.nunique() == teachers}
 
     def budgets(self, *arms: str) -> list[int]:

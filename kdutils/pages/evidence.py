@@ -57,9 +57,14 @@ class Recorded:
         """The smallest effect of interest, stated before the run."""
         return float(self.about["effect"]["smallest"])
 
+    @property
+    def taught(self) -> list[int]:
+        """The teachers' seeds, the one that arms are tuned under first."""
+        return self.about.get("sizes", {}).get(self.size, {}).get("teachers", self.about["teachers"])
+
     def cell(self, role: str, budget: int = 0, arm: str = "") -> dict[str, Any]:
         """What the summary says of the first teacher, or of an arm's "tuning" or "students" under it."""
-        return self.about["cells"][str(Cell(role, self.about["teachers"][0], budget, arm, self.size))]
+        return self.about["cells"][str(Cell(role, self.taught[0], budget, arm, self.size))]
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,7 @@ class Evidence(Recorded):
 
     def done(self, *arms: str) -> bool:
         """Whether the students of these arms have been trained under every teacher: a study may be under way."""
-        teachers = self.about["teachers"]
-        wanted = {str(Cell("students", t, self.budget, arm, self.size)) for t in teachers for arm in arms}
+        wanted = {str(Cell("students", t, self.budget, arm, self.size)) for t in self.taught for arm in arms}
         return wanted <= set(self.about["cells"])
 
     def times(self, arm: str, axis: str = "samples") -> Times:
@@ -130,7 +134,7 @@ class Evidence(Recorded):
         t = self.records.table
         t = t[(t.role == "teacher") & (t["sample"] == "held-out") & (t["size"] == self.size)]
         reached = t[t.accuracy >= self.threshold].groupby("teacher")[axis].min()
-        values = reached.reindex(self.about["teachers"]).fillna(np.inf).to_numpy(dtype=float)
+        values = reached.reindex(self.taught).fillna(np.inf).to_numpy(dtype=float)
         return Times(values, float(t[axis].max()))
 
 

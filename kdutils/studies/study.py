@@ -60,7 +60,7 @@ class Study:
         lab: which of `LABS`.
         settings: its settings but for the budget and the seeds; sizes: by a name, settings that differ among sizes.
         budgets: steps of a student.
-        teachers: seeds; the arms are tuned under the first.
+        teachers: seeds; the arms are tuned under the first. A size may have as many `teachers` of its own.
         failed: by size, seeds of other teachers, which did not solve the task.
         students: how many are reported under each teacher; teacher number i has the seeds 10 i + 1, 10 i + 2, ...
         evaluations: how many along a budget; an arm or a size may say `evaluate_every` instead (the arm's goes first).
@@ -105,35 +105,43 @@ class Study:
             raise ValueError(f"{self.name}: unknown lab {self.lab!r}; choose one of {', '.join(LABS)}")
         if strangers := [arm for arm in self.main if arm not in self.arms]:
             raise ValueError(f"{self.name}: main arm {strangers[0]!r} is not among the arms {', '.join(self.arms)}")
-        if wrong := {key for size in self.sizes.values() for key in size} - {"evaluate_every", *self.settings}:
+        known = {"evaluate_every", "teachers", *self.settings}
+        if wrong := {key for size in self.sizes.values() for key in size} - known:
             raise ValueError(f"{self.name}: the sizes' {min(wrong)!r} is not among the settings")
+        if lost := [size for size in self.sizes if len(self.taught(size)) != len(self.teachers)]:
+            raise ValueError(f"{self.name}: {lost[0]!r} has to have {len(self.teachers)} teachers, as all sizes have")
         for name, arm in self.arms.items():
             if wrong := plans.wrong_with(arm):
                 raise ValueError(f"{self.name}: arm {name!r} {wrong}")
         seeds = {10 * i + n for i in range(len(self.teachers)) for n in range(1, self.students + 1)}
-        if self.students > 9 or seeds & {*self.tuning["seeds"], *self.teachers}:
+        if self.students > 9 or seeds & {*self.tuning["seeds"], *itertools.chain(*map(self.taught, self.sizes))}:
             raise ValueError(f"{self.name}: at most 9 students, with seeds of their own; {sorted(seeds)} are not")
+
+    def taught(self, size: str = "") -> Sequence[int]:
+        """The teachers' seeds at a size."""
+        return self.sizes[size].get("teachers", self.teachers)
 
     def cells(self) -> list[Cell]:
         """All cells, those first that others need and that say most: small budgets, and the main arms."""
         parts = [[arm for arm in self.arms if (arm in self.main) == first] for first in (True, False)]
-        found = [Cell("teacher", teacher, size=size) for teacher in self.teachers for size in self.sizes]
+        taught = zip(*map(self.taught, self.sizes), strict=True)
+        found = [Cell("teacher", t, size=size) for row in taught for t, size in zip(row, self.sizes, strict=True)]
         for arms, budget, size in itertools.product(parts, self.budgets, self.sizes):
-            found += [Cell("tuning", self.teachers[0], budget, arm, size) for arm in arms]
-            found += [Cell("students", t, budget, arm, size) for t in self.teachers for arm in arms]
+            found += [Cell("tuning", self.taught(size)[0], budget, arm, size) for arm in arms]
+            found += [Cell("students", t, budget, arm, size) for t in self.taught(size) for arm in arms]
         return found
 
     def needs(self, cell: Cell) -> list[Cell]:
         """The cells that must be done before `cell`."""
         teacher = Cell("teacher", cell.teacher, size=cell.size)
-        tuning = replace(cell, role="tuning", teacher=self.teachers[0])
+        tuning = replace(cell, role="tuning", teacher=self.taught(cell.size)[0])
         return {"teacher": [], "tuning": [teacher], "students": [teacher, tuning]}[cell.role]
 
     def fingerprint(self, cell: Cell) -> str:
         """A hash of all that `cell` is a function of, the code apart."""
         parts: list[Any] = [self.lab, {**self.settings, **self.sizes[cell.size]}, str(cell)]
         if cell.arm:
-            number = self.teachers.index(cell.teacher)
+            number = self.taught(cell.size).index(cell.teacher)
             parts += [self.arms[cell.arm], self.students, self.evaluations, self.tuning, number]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -141,7 +149,7 @@ class Study:
         """The lab of one cell."""
         steps, arm, size = cell.budget or max(self.budgets), self.arms.get(cell.arm, {}), self.sizes[cell.size]
         every = arm.get("evaluate_every", size.get("evaluate_every", max(1, steps // self.evaluations)))
-        seeds = [10 * self.teachers.index(cell.teacher) + i for i in range(1, self.students + 1)]
+        seeds = [10 * self.taught(cell.size).index(cell.teacher) + i for i in range(1, self.students + 1)]
         own = {"steps": steps, "evaluate_every": every, "seeds": seeds, "tuning_seeds": self.tuning["seeds"]}
         settings = {**self.settings, **size, **own, "support_seed": cell.teacher, "device": device, "profile": "study"}
         lab = LABS[self.lab](SimpleNamespace(**settings), runs=runs)

@@ -56,7 +56,7 @@ def test_every_study_is_well_formed(path: Path) -> None:
         assert "smallest" in study.effect and "what" in study.effect
         assert len(set(map(str, study.cells()))) == len(study.cells())
         assert set(study.failed) <= set(study.sizes)
-        assert not {seed for seeds in study.failed.values() for seed in seeds} & set(study.teachers)
+        assert not any({*study.failed.get(size, ())} & {*study.taught(size)} for size in study.sizes)
     whole = Study.load(path)
     assert whole.students >= 5 and (len(whole.teachers) >= 3 or whole.lab == "recorded")  # there is one SmolLM2
 
@@ -69,6 +69,17 @@ def test_what_a_cell_needs_comes_before_it(small: Study) -> None:
     assert {(c.role, c.teacher, c.arm) for c in seen if c.arm == "labels"} == {
         ("tuning", 0, "labels"), ("students", 0, "labels"), ("students", 1001, "labels"),
     }  # fmt: skip
+
+
+def test_a_size_may_have_teachers_of_its_own(small: Study) -> None:
+    two = replace(small, sizes={"one": {}, "other": {"teachers": [1001, 1002]}})
+    students = {(c.size, c.teacher) for c in two.cells() if c.role == "students"}
+    assert students == {("one", 0), ("one", 1001), ("other", 1001), ("other", 1002)}
+    second, first = (Cell("students", t, small.budgets[0], "labels", "other") for t in (1002, 1001))
+    assert [c.teacher for c in two.needs(second)] == [1002, 1001]  # tuned under the size's first
+    assert [two.build(c, None).settings.seeds for c in (first, second)] == [[1, 2], [11, 12]]
+    same = Cell("students", 1001, small.budgets[0], "labels", "one")
+    assert two.build(same, None).settings.seeds == [11, 12]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +98,8 @@ def test_what_a_cell_needs_comes_before_it(small: Study) -> None:
         ),
         ({"teachers": (1, 1001)}, "seeds of their own"),
         ({"sizes": {"wide": {"student_wdith": 3}}}, "the sizes' 'student_wdith' is not among the settings"),
+        ({"sizes": {"wide": {"teachers": [0]}}}, "'wide' has to have 2 teachers, as all sizes have"),
+        ({"sizes": {"wide": {"teachers": [0, 12]}}}, "seeds of their own"),
         ({"tuning": {"seeds": [12], "rates": [1.0], "extensions": 0}}, "seeds of their own"),
     ],
 )
@@ -259,12 +272,12 @@ def test_teachers_of_transformers_have_supports_of_their_own() -> None:
     study = Study.load(ROOT / "studies" / "transformer_parity.toml")
     found = {
         (size, t): study.build(Cell("students", t, study.budgets[0], "labels", size), None).task
-        for size in study.sizes for t in study.teachers
+        for size in study.sizes for t in study.taught(size)
     }  # fmt: skip
     for (size, t), task in found.items():
         d = study.sizes[size]["d"]
         assert (task.d, task.support) == (d, SparseParity.with_random_support(d, study.settings["k"], t).support)
-    assert all(len({found[size, t].support for t in study.teachers}) == len(study.teachers) for size in study.sizes)
+    assert all(len({found[size, t].support for t in study.taught(size)}) == len(study.teachers) for size in study.sizes)
     assert set(study.main) == {"labels", "one-shot", "untrained", "progressive", "extraction"}
     order = {arm.get("layers", "each") for arm in study.arms.values() if arm["curriculum"] == "extraction"}
     assert order == {"each", "last", "reversed", "at once"}
