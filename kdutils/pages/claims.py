@@ -102,6 +102,8 @@ def _number(value: float) -> str:
 
 
 def _measured(claim: Claim) -> str:
+    if math.isnan(claim.value):
+        return "not identified"
     low, high = (_number(v) for v in claim.interval)
     return f"{'≥ ' if claim.bound else ''}{_number(claim.value)}{claim.unit} [{low}, {high}]"
 
