@@ -108,7 +108,8 @@ def facts(words: int, record: dict[str, Any] | None) -> str:
     parts = [f"{max(1, round(words / WORDS_A_MINUTE))} min to read"]
     if record:
         cost, versions, profile = record["cost"], record["versions"], record["settings"]["profile"]
-        parts.append(f"{cost['seconds'] / 60:.1f} min to train ({cost['device']}, profile {profile})")
+        device = cost["device"].replace(", 1 threads", ", 1 thread")
+        parts.append(f"{cost['seconds'] / 60:.1f} min to train ({device}, profile {profile})")
         parts.append(f"last executed with Python {versions['python']}, torch {versions['torch'].split('+')[0]}")
     return " · ".join(parts)
 
