@@ -40,7 +40,8 @@ function film(data, figure) {
   const x = samples.map((n) => Math.log10(Math.max(n, begin)));
   const curve = chart({ x: [x[0], x[last]], y: [0.4, 1.02], xlabel: "training samples", ylabel: "held-out accuracy", height: 190,
     named: ticks(begin, samples[last], 0, true).map((n) => [Math.log10(n), short(n)]) });
-  const words = status();
+  const words = status(); // to be heard: the eye has it from the maps and the slider, which go on while the film plays
+  words.host.classList.add("visually-hidden");
   const scrub = slider("Training so far:", last, still ? data.still : 0, (i) => `${whole(samples[i])} samples`, () => (stop(), draw()));
   const play = make("button", { type: "button", click: () => (timer ? stop() : start()) }, "Play");
   let timer = null;
@@ -58,12 +59,12 @@ function film(data, figure) {
       [level(data.threshold), rule(x[frame]), ...arms.map((arm) => line(x, arm.accuracy, arm, 1.4, 0.35)),
         ...arms.flatMap((arm) => [line(x.slice(0, frame + 1), arm.accuracy.slice(0, frame + 1), arm), dot(x[frame], arm.accuracy[frame], arm, 4)])],
       [strong("Accuracy"), ", chance is one half"], "Held-out accuracy of the four students against training samples.");
-    words.say(`After ${whole(samples[frame])} samples: ${arms.map((arm) => `${arm.name} ${percent(arm.accuracy[frame])}`).join(", ")}.`,
-      `${d} bits, of which ${k} matter (the bar at their side); student ${neurons} neurons, teacher ${whole(wide)}; learning rates ${arms.map((arm) => arm.rate).join(", ")}.`);
+    words.say(`After ${whole(samples[frame])} samples: ${arms.map((arm) => `${arm.name} ${percent(arm.accuracy[frame])}`).join(", ")}.`);
   };
   const host = make("section", { class: "kd-live", "aria-label": "Film of four students" },
     make("div", { class: "kd-maps" }, ...maps.map((map) => map.host)),
-    make("div", { class: "kd-controls" }, play, scrub.host), curve.host, words.host);
+    make("div", { class: "kd-controls" }, play, scrub.host), curve.host,
+    make("p", {}, `${d} bits, of which ${k} matter (the bar at their side); student ${neurons} neurons, teacher ${whole(wide)}; learning rates ${arms.map((arm) => arm.rate).join(", ")}.`), words.host);
   figure.classList.add("kd-alive");
   figure.insertBefore(host, figure.querySelector("figcaption"));
   draw();

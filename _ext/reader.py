@@ -108,7 +108,8 @@ def facts(words: int, record: dict[str, Any] | None) -> str:
     parts = [f"{max(1, round(words / WORDS_A_MINUTE))} min to read"]
     if record:
         cost, versions, profile = record["cost"], record["versions"], record["settings"]["profile"]
-        parts.append(f"{cost['seconds'] / 60:.1f} min to train ({cost['device']}, profile {profile})")
+        device = cost["device"].replace(", 1 threads", ", 1 thread")
+        parts.append(f"{cost['seconds'] / 60:.1f} min to train ({device}, profile {profile})")
         parts.append(f"last executed with Python {versions['python']}, torch {versions['torch'].split('+')[0]}")
     return " · ".join(parts)
 
@@ -154,6 +155,14 @@ def _settings_of_the_playground(app: Any, doctree: nodes.document) -> None:
             )
 
 
+def _words_before_numbers(app: Any, doctree: nodes.document) -> None:
+    """`[the loss](#eq-kd)` would become its number alone: its words stay, and the number follows them."""
+    for link in list(doctree.findall(addnodes.pending_xref)):
+        if link.get("refexplicit") and link.get("reftarget", "").startswith("eq-"):
+            words = [child.deepcopy() for child in link.children]
+            link.parent[link.parent.index(link) : link.parent.index(link)] = [*words, nodes.Text(" ")]
+
+
 def _describe(app: Any, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     repository = app.config.html_theme_options["repository_url"]
     root = f"{app.config.html_baseurl.rstrip('/')}/" if app.config.html_baseurl else site_url(repository)
@@ -174,7 +183,7 @@ def _describe(app: Any, page: str, template: str, context: dict[str, Any], doctr
     }
     if (Path(app.srcdir) / "book" / "headline.png").exists():
         tags["og:image"] = f"{root}_images/headline.png"
-        tags["og:image:alt"] = "Held-out accuracy against training samples, for five curricula."
+        tags["og:image:alt"] = "Share of students that have solved the task against training samples, five curricula."
     tags = "".join(f'<meta property="{k}" content="{html.escape(v)}">\n' for k, v in tags.items())
     tags += f'<link rel="alternate" type="text/markdown" href="{Path(page).name}.md" title="this page as plain text">\n'
     context["metatags"] = (
@@ -206,6 +215,7 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("doctree-read", _name_cells)
     app.connect("doctree-read", _leave_out_checks)
     app.connect("doctree-read", _settings_of_the_playground)
+    app.connect("doctree-read", _words_before_numbers)
     app.connect("html-page-context", _describe)
     app.connect("html-collect-pages", _not_found)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

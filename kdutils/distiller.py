@@ -109,7 +109,7 @@ class Distiller(nn.Module):
 
     @property
     def step(self) -> int:
-        """The step of the last call, -1 before the first: a loop that is resumed goes on with the next."""
+        """The step of the last call, -1 before the first; a loop that is resumed goes on with the next."""
         return int(self.drawn.step.item())
 
     @torch.compiler.disable  # the student alone is compiled: it may be before, and hidden stages read it as written

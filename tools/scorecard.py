@@ -112,7 +112,7 @@ def page() -> str:
             for stem, title, claim in (by_id[i] for i in ids)
         ]
         verdict = overall([by_id[i][2].verdict for i in ids], *ours)
-        lines.append(f"| **{verdict}** | {sentence} | {{cite:t}}`{paper}` | {'; '.join(evidence)} |")
+        lines.append(f"| **{verdict}** | {sentence} | {{cite:t}}`{paper}` | {'<br>'.join(evidence)} |")
     lines += [
         "",
         "Not tested at all: the papers' own sizes (the profile `paper` has not been run), and Wikipedia and books.",
@@ -127,7 +127,7 @@ def page() -> str:
             f"[{title}]({stem}): {claim.sentence} {_measured(claim)} ({claim.verdict})"
             for stem, title, claim in (by_id[i] for i in ids if i in by_id)
         ]
-        lines.append(f"| {question} | {'; '.join(told)} |")
+        lines.append(f"| {question} | {'<br>'.join(told)} |")
     lines += [
         "",
         "## The book's own claims", "",

@@ -156,13 +156,14 @@ class Budgets(evidence.Recorded):
 
     def rows(self) -> list[str]:
         """Lines of a table: each arm at each budget, how it was tuned, how it ends, and its difference to one-shot."""
-        wide = max(11, *map(len, self.arms()))
-        lines = [f"{'steps':>5}  {'arm':{wide}}  {'ends at':>7}  {'against one-shot,' + self.unit:25} chosen by tuning"]
-        for budget in self.budgets():
-            for arm in self.arms(budget):
-                found = "" if arm == BASE else str(self.gain(arm, budget))
-                end, chosen = self.level(arm, budget).value, self.chosen(arm, budget)
-                lines.append(f"{budget:5,}  {arm:{wide}}  {end:7.3f}  {found:25} {chosen}")
+        wide, unit = max(11, *map(len, self.arms())), f"against one-shot,{self.unit}"
+        pairs = [(budget, arm) for budget in self.budgets() for arm in self.arms(budget)]
+        found = {pair: "" if pair[1] == BASE else str(self.gain(pair[1], pair[0])) for pair in pairs}
+        space = max(map(len, (unit, *found.values())))
+        lines = [f"{'steps':>5}  {'arm':{wide}}  {'ends at':>7}  {unit:{space}}  chosen by tuning"]
+        for (budget, arm), gain in found.items():
+            end, chosen = self.level(arm, budget).value, self.chosen(arm, budget)
+            lines.append(f"{budget:5,}  {arm:{wide}}  {end:7.3f}  {gain:{space}}  {chosen}")
         return lines
 
     def chosen(self, arm: str, budget: int) -> str:
@@ -237,8 +238,8 @@ class Budgets(evidence.Recorded):
         known = self.budgets()
         arms = [arm for arm in arms or self.arms() if arm != BASE and self.budgets(arm, BASE)]
         ax.axhspan(-self.smallest, self.smallest, color="#999999", alpha=0.25, lw=0)
-        ax.axhline(0, color=plots.colour(BASE), ls=plots.DASHES[BASE], lw=1.5)
         right = len(known) - 1 + shift * (len(arms) - 1) / 2
+        ax.plot([-0.3, right], [0, 0], color=plots.colour(BASE), ls=plots.DASHES[BASE], lw=1.5)  # up to its name
         labels = {BASE: (right, 0.0)}
         for row, arm in enumerate(arms):
             own = self.budgets(arm, BASE)

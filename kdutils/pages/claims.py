@@ -246,11 +246,12 @@ class CostBox:
         try:
             spent = found["cost"]
             minutes, memory = spent["seconds"] / 60, spent["peak memory, bytes"] / 2**30
+            device = spent["device"].replace(", 1 threads", ", 1 thread")
         except (KeyError, TypeError):
             return
         self.text = (
             f"Measured cost of all training this chapter rests on, at the {settings.profile} profile: "
-            f"{minutes:.1f} minutes and {memory:.1f} GiB of memory on one device ({spent['device']}). "
+            f"{minutes:.1f} minutes and {memory:.1f} GiB of memory on one device ({device}). "
             "Runs shared with other chapters are trained once and kept."
         )
 

@@ -49,7 +49,7 @@ class Recorded:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the study's summary says: its settings, arms, teachers, cost."""
+        """What the study's summary says, such as its settings, arms, teachers and cost."""
         return self.records.about
 
     @property

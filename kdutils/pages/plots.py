@@ -43,7 +43,7 @@ def style() -> None:
         "figure.figsize": SIZE, "figure.dpi": 110, "savefig.dpi": 110, "figure.facecolor": "white",
         "axes.facecolor": "white", "figure.constrained_layout.use": True, "font.size": 12, "axes.titlesize": 12.5,
         "axes.titlelocation": "left", "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-        "grid.alpha": 0.25, "lines.linewidth": 2.2, "legend.frameon": False, "svg.hashsalt": "kdutils",
+        "grid.alpha": 0.25, "lines.linewidth": 2.2, "legend.edgecolor": "none", "svg.hashsalt": "kdutils",
     })  # fmt: skip
 
 
@@ -157,13 +157,7 @@ def solved(
     first = min(found.values.min() for found in arms.values()) / 4
     last = max(found.limit for found in arms.values() if found.finished < len(found.values))
     lowest: dict[float, float] = {}  # of the labels beside one budget: they stand apart
-    tops: list[float] = []  # of those above the curves: where two are near, one stands higher
-
-    def above(x: float, name: str, **how: str) -> None:
-        level = sum(max(x, other) < 1.6 * min(x, other) for other in tops)
-        tops.append(x)
-        ax.text(x, 1.04 + 0.08 * level, name, **how)
-
+    tops: list[tuple[float, str, str]] = []  # labels above the curves: where two are near, they part sideways
     for name in sorted(arms, key=lambda name: -arms[name].finished):
         found, shade = arms[name], colour(name, list(arms).index(name))
         done, count = np.sort(found.values[np.isfinite(found.values)]), len(found.values)
@@ -172,16 +166,22 @@ def solved(
         shares = np.r_[0 * done[:1], np.arange(1, len(done) + 1), len(done)] / count
         ax.step(np.r_[done[:1], done, end], shares, where="post", color=shade, ls=DASHES.get(name, "-"))
         if len(done) == count:
-            above(float(np.median(done)), name, color=shade, ha="center")
+            tops.append((float(np.median(done)), name, shade))
         else:
             ax.plot([end], shares[-1:], ">", color=shade, mfc="white", mew=2, ms=8, clip_on=False)
             lowest[end] = min(shares[-1], lowest.get(end, 2) - 0.09)
             ax.text(end * 1.2, lowest[end], f"{name}, {len(done)} of {count}", color=shade, va="center", fontsize=11,
                     bbox={"fc": "white", "ec": "none", "pad": 0.5})  # fmt: skip
     if teachers is not None:
-        for value in teachers.values[np.isfinite(teachers.values)]:
+        for value in (at := np.sort(teachers.values[np.isfinite(teachers.values)])):
             ax.axvline(value, color=COLOURS["teacher"], lw=0.9, ls=":")
-        above(float(np.min(teachers.values)), "teachers")
+        tops += [(float(value), "teachers", COLOURS["teacher"]) for value in at[-1:]]
+    tops.sort()
+    for index, (x, name, shade) in enumerate(tops):
+        left, right = (0 <= other < len(tops) and max(x, tops[other][0]) < 1.6 * min(x, tops[other][0])
+                       for other in (index - 1, index + 1))  # fmt: skip
+        side = "right" if right and not left else "left" if (left and not right) or name == "teachers" else "center"
+        ax.text(x, 1.12 if left and right else 1.04, name, ha=side, color=shade)
     ax.set(xscale="log", xlabel=_AXES[axis], ylabel="share of students done", xlim=(first, last), ylim=(0, 1.02))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     return ax

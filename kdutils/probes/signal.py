@@ -82,7 +82,7 @@ class Shares:
 
     @property
     def excess(self) -> float:
-        """What the support has more than its part: on - (k / d) (on + off).
+        """What the support has more than its part, on - (k / d) (on + off).
 
         From few samples the expected share leaves chance, k / d, at the rate excess / d a sample.
         """
@@ -90,7 +90,7 @@ class Shares:
 
     @property
     def visible(self) -> float:
-        """Samples at which a bit of the support carries as much signal as noise: 1 / (mean share on the support)."""
+        """Samples at which a bit of the support carries as much signal as noise, 1 / (mean share on the support)."""
         return len(self.support) / self.on if self.on > 0 else math.inf
 
 

@@ -190,7 +190,7 @@ def test_cost_box(published: Callable[[], Path]) -> None:
     assert "Not measured here yet" in repr(CostBox("chapter", settings))
     published()
     box = CostBox("chapter", settings)
-    assert "minutes" in repr(box) and "cpu, 1 threads" in repr(box)
+    assert "minutes" in repr(box) and "(cpu, 1 thread)" in repr(box)
     assert repr(box) in box._repr_html_()
 
 

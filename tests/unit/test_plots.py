@@ -204,6 +204,7 @@ def test_names_above_curves_that_are_done_at_nearly_the_same_time_stand_apart(ax
     near, far = (Times(np.array([n, n, 1.1 * n]), 1e6) for n in (10.0, 300.0))
     also = Times(np.array([12.0, 12.0, 13.0]), 1e6)
     unfinished = Times(np.array([500.0, np.inf, np.inf]), 1e6)
-    plots.solved({"a": near, "b": also, "c": far, "labels": unfinished}, ax=ax)
-    height = {text.get_text(): text.get_position()[1] for text in ax.texts}
-    assert height["a"] != height["b"] and height["c"] == height["a"]
+    plots.solved({"extraction": near, "progressive": also, "joint": far, "labels": unfinished}, ax=ax)
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 4 and not any(one.overlaps(other) for one, other in combinations(boxes, 2))
