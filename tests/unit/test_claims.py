@@ -57,6 +57,7 @@ def test_verdict(interval: tuple, band: tuple, verdict: str) -> None:
 def test_a_value_that_is_not_a_number_decides_nothing() -> None:
     assert claim(NAN).verdict == "unclear"
     assert claim(NAN, (9, 10)).verdict == "unclear"
+    assert "not identified" in repr(Box([claim(NAN, (0, INF))])) and "nan" not in repr(Box([claim(NAN)]))
 
 
 @pytest.mark.parametrize(
