@@ -106,6 +106,29 @@ def growth(k: int, biases: Sequence[float]) -> float:
     return energy / (k * slope) if slope else math.inf
 
 
+def scatter(n: float, energy: float, size: float, rank: float) -> float:
+    r"""The bound of Proposition 1 (d) on how much pairs of different samples make $\|\hat a_i\|^2$ deviate.
+
+    Args:
+        energy: V; size: $\|a_i\|^2$; rank: the effective number of views.
+    """
+    return math.sqrt(2 / rank) * energy / n + 2 * rank**-0.25 * math.sqrt(size * energy / n)
+
+
+def deciding(d: int, gap: float, delta: float) -> int:
+    """Labels after which one gate tells all d bits apart: each estimate within half of the gap, but for `delta`.
+
+    >>> round(deciding(100, 0.01, 0.1) / deciding(100, 0.02, 0.1), 3)  # half the gap
+    4.0
+    """
+    return math.ceil(8 * math.log(2 * d / delta) / gap**2)
+
+
+def patterns(k: int, delta: float) -> int:
+    """Labels after which each of the 2^k patterns of the support was seen, but for a probability `delta`."""
+    return math.ceil(2**k * math.log(2**k / delta))
+
+
 def output_disadvantage(biases: Sequence[float], d: int) -> float:
     r"""How many times smaller the shares of a *sum* of gates are than those of the gates, on average over signs.
 

@@ -152,10 +152,10 @@ def crossing(found: Mapping[int, torch.Tensor], support: Sequence[int], level: f
 
     Args:
         found: by growing batches, from `first_gradients`; between two of them the share is read on a straight line over
-            the logarithm.
+            the logarithm. NaN where it passes the level at none of them.
     """
     sizes, parts = np.log(list(found)), np.array([shares(g, support) for g in found.values()])  # (batches, members, 2)
     sums = parts.sum(1, keepdims=True) - parts  # each member left out in turn
     rising = np.maximum.accumulate(sums[..., 0] / sums[..., 1])
-    at = np.exp([np.interp(level, share, sizes) for share in rising.T])
+    at = np.exp([np.interp(level, share, sizes, left=np.nan, right=np.nan) for share in rising.T])
     return float(at.mean()), float(((len(at) - 1) * at.var()) ** 0.5)
