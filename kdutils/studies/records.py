@@ -9,6 +9,7 @@ threads 56 s: they wait for each other. So: as many workers as cores, and one th
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -152,8 +153,14 @@ class Records:
 
 
 def machine() -> str:
-    """The kind of machine, without its name: on two of one kind a run gives the same numbers."""
-    return f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    """The kind of machine, without its name: on two of one kind a run gives the same numbers.
+
+    A hash stands for what a processor can do and for its caches: by these a library chooses how it adds up.
+    """
+    can = getattr(torch.cpu, "get_capabilities", dict)()
+    text = json.dumps({name: value for name, value in can.items() if not name.startswith("num_")}, sort_keys=True)
+    kind = f"{torch.backends.cpu.get_cpu_capability()} {hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"{platform.machine()}, {kind}, {torch.get_num_threads()} threads"
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from kdutils import curriculum
 from kdutils.lab.store import Store
 from kdutils.studies import study as studies
 from kdutils.studies.plans import plan
-from kdutils.studies.records import ORDER, Records, complete, kept
+from kdutils.studies.records import ORDER, Records, complete, kept, machine
 from kdutils.studies.study import COLUMNS, Cell, Study, work
 from kdutils.tasks.parity import SparseParity
 
@@ -383,3 +384,13 @@ def test_temperatures_are_those_of_both_sides_and_few_labels_those_of_a_lab(tmp_
     assert ended == pytest.approx(few) and ended != pytest.approx(whole)
     assert done["facts"]["stages"] == [["labels", 0, 4]]
     assert set(work(study, Cell("teacher", 0), store)["facts"]) == {"worth"}
+
+
+def test_the_kind_of_machine_is_what_its_processor_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two with the same widest instructions may still add up in another order."""
+    kinds = []
+    for can in ({"avx512_f": True, "amx_tile": True}, {"avx512_f": True, "amx_tile": False}, {}):
+        for cores in (2, 64):
+            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can, n=cores: {**can, "num_cores": n})
+            kinds.append(machine())
+    assert kinds[::2] == kinds[1::2] and len(set(kinds)) == 3
