@@ -67,13 +67,14 @@ def test_training_anew_gives_the_same_film(film, tmp_path):
         run = tool.watched(lab, plan, arm["rate"], length)
         again = tool.coded(tool.weights(run, steps), film["top"])
         told = f"{arm['name']} is another: run tools/film.py again"
+        near = 0.02 if arm["name"] == "labels" else 0.07
         for index, (now, recorded) in enumerate(zip(again, arm["frames"], strict=False)):
             if arm["name"] == "labels" or index == 0:
                 apart = tool.decoded(now, film["setting"]["d"]) - tool.decoded(recorded, film["setting"]["d"])
                 assert np.abs(apart).max() <= 1, told
             shares = [on_support(frame, film) for frame in (now, recorded)]
             assert abs(shares[0] - shares[1]) < 0.05, told
-        np.testing.assert_allclose(tool.accuracies(run, steps), arm["accuracy"][: len(steps)], atol=0.07, err_msg=told)
+        np.testing.assert_allclose(tool.accuracies(run, steps), arm["accuracy"][: len(steps)], atol=near, err_msg=told)
     assert len(steps) > 10 and arm["stages"][0][2] < PART, "the part ends before extraction shows anything"
     last = {arm["name"]: on_support(arm["frames"][len(steps) - 1], film) for arm in film["arms"]}
     assert last["extraction"] > last["progressive"] > last["labels"] + 0.05, "the arms cannot be told apart by it"
