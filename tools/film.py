@@ -23,6 +23,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -35,6 +36,7 @@ from kdutils.lab.record import Run
 from kdutils.lab.store import Store
 from kdutils.lab.training import train
 from kdutils.pages import explorers, plots
+from kdutils.studies.records import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, STILL = ROOT / "_static" / "film.json", ROOT / "_static" / "film.png"
@@ -124,6 +126,11 @@ def accuracies(run: Run, steps: list[int]) -> list[float]:
     return [round(at[step], 4) for step in steps]
 
 
+def made() -> dict[str, str]:
+    """What late digits hang on: the kind of processor, and torch's version. With the same of both, a film is the same."""
+    return {"machine": machine(), "torch": torch.__version__}
+
+
 def record() -> dict[str, Any]:
     """Tune all arms, train the four students, and return the film."""
     lab = make_lab()
@@ -146,7 +153,7 @@ def record() -> dict[str, Any]:
     return {
         "setting": {name: SETTINGS[name] for name in fields}, "support": list(lab.task.support), "top": round(top, 3),
         "threshold": THRESHOLD, "levels": LEVELS, "dark": DARK, "steps": steps, "still": still_frame(found),
-        "arms": found,
+        "made": made(), "arms": found,
     }  # fmt: skip
 
 
@@ -190,6 +197,7 @@ def still(film: dict[str, Any]) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--still", action="store_true", help="only draw the still anew")
+    torch.set_num_threads(1)
     if not parser.parse_args().still:
         text = json.dumps(record(), separators=(",", ":")) + "\n"
         DATA.write_text(text, encoding="utf-8")

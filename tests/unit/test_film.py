@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 
 from kdutils.lab.store import Store
 from kdutils.pages import plots
@@ -22,6 +23,15 @@ PART = 250  # steps of the students that are trained anew: past the first stage 
 @pytest.fixture(scope="module")
 def film():
     return json.loads(tool.DATA.read_text(encoding="utf-8"))
+
+
+@pytest.fixture()
+def one_thread():
+    """The number of threads decides how a sum is made: as many as when the film was."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_film_is_small_and_says_what_it_was_made_with(film):
@@ -52,11 +62,12 @@ def on_support(frame, film):
     return levels[film["support"]].sum() / levels.sum()
 
 
-def test_training_anew_gives_the_same_film(film, tmp_path):
+def test_training_anew_gives_the_same_film(film, tmp_path, one_thread):
     """Teacher and all four students, these for the first steps.
 
-    Students of labels are the same level by level. The others hang on a teacher of thousands of steps, in which the
-    last digits grow: on another processor it is another network, whose students show as much of the support.
+    On the kind of processor that made the film all is the same level by level. On another, students of labels are,
+    and the rest hang on a teacher of thousands of steps, in which the last digits grow: it is another network there,
+    whose students show as much of the support.
     """
     lab = tool.make_lab(Store(tmp_path))
     ways = tool.plans(lab.teacher())
@@ -67,13 +78,14 @@ def test_training_anew_gives_the_same_film(film, tmp_path):
         run = tool.watched(lab, plan, arm["rate"], length)
         again = tool.coded(tool.weights(run, steps), film["top"])
         told = f"{arm['name']} is another: run tools/film.py again"
-        near = 0.02 if arm["name"] == "labels" else 0.07
+        strict = arm["name"] == "labels" or film["made"] == tool.made()
         for index, (now, recorded) in enumerate(zip(again, arm["frames"], strict=False)):
-            if arm["name"] == "labels" or index == 0:
+            if strict or index == 0:
                 apart = tool.decoded(now, film["setting"]["d"]) - tool.decoded(recorded, film["setting"]["d"])
                 assert np.abs(apart).max() <= 1, told
             shares = [on_support(frame, film) for frame in (now, recorded)]
             assert abs(shares[0] - shares[1]) < 0.05, told
+        near = 0.02 if strict else 0.07
         np.testing.assert_allclose(tool.accuracies(run, steps), arm["accuracy"][: len(steps)], atol=near, err_msg=told)
     assert len(steps) > 10 and arm["stages"][0][2] < PART, "the part ends before extraction shows anything"
     last = {arm["name"]: on_support(arm["frames"][len(steps) - 1], film) for arm in film["arms"]}
