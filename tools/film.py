@@ -127,7 +127,7 @@ def accuracies(run: Run, steps: list[int]) -> list[float]:
 
 
 def made() -> dict[str, str]:
-    """What late digits hang on: the kind of processor, and torch's version. With the same of both, a film is the same."""
+    """What late digits hang on: with the same kind of processor and the same torch a film is the same."""
     return {"machine": machine(), "torch": torch.__version__}
 
 
