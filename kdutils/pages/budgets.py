@@ -255,6 +255,20 @@ class Budgets(evidence.Recorded):
         plots.name_ends(ax, labels)
         return ax
 
+    def compared(self, budget: int, arms: Sequence[str], ax: Axes | None = None) -> Axes:
+        """Differences of `arms` to one-shot after one budget, a row each; shaded: too small to matter."""
+        ax = plt.gca() if ax is None else ax
+        ax.axvspan(-self.smallest, self.smallest, color="#999999", alpha=0.25, lw=0)
+        ax.axvline(0, color=plots.colour(BASE), ls=plots.DASHES[BASE], lw=1.5)
+        for row, arm in enumerate(arms):
+            found, shade = self.gain(arm, budget), plots.colour(arm)
+            ax.plot(found.interval, [row, row], color=shade, lw=2)
+            ax.plot([found.value], [row], "o", color=shade, ms=8)
+        ax.set_yticks(range(len(arms)), arms)
+        ax.set(ylim=(len(arms) - 0.4, -0.6), xlabel=f"better than one-shot after {budget:,} steps,{self.unit}")
+        ax.grid(axis="y", visible=False)
+        return ax
+
     def along(self, budget: int, ax: Axes | None = None, shaded: str = "extraction") -> Axes:
         """Held-out loss (or accuracy) along one budget, the median over all students; hidden stages are left out.
 

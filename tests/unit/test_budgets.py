@@ -129,6 +129,17 @@ def test_figures_show_intervals_and_leave_hidden_stages_out(tmp_path):
     plt.close(figure)
 
 
+def test_a_row_an_arm_shows_its_difference_and_interval(tmp_path):
+    study = made(tmp_path, flat, ALL)
+    ax = plt.figure().subplots()
+    study.compared(200, ["labels", "joint"], ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["labels", "joint"]
+    dots = [line.get_xydata()[0].tolist() for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(dots, [[-1, 0], [10, 1]], atol=1e-9)
+    assert "200 steps" in ax.get_xlabel() and "points" in ax.get_xlabel() and ax.yaxis_inverted()
+    plt.close("all")
+
+
 def test_names_stand_apart():
     figure, ax = plt.subplots()
     ends = {"labels": (4.0, 1.0), "one-shot": (4.0, 1.001), "joint": (4.0, 1.002), "extraction": (1.0, 1.5)}
