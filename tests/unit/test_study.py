@@ -299,6 +299,12 @@ def test_an_audit_sees_one_changed_number(small: Study, tmp_path: Path) -> None:
     assert "rows" in audit.compare(recorded.iloc[1:], anew, True, 0.0)
     off = recorded.assign(loss=recorded.loss + 0.1)
     assert "0.1" in audit.compare(off, anew, False, 0.05) and not audit.compare(off, anew, False, 0.2)
+    assert "one side only" in audit.compare(recorded.assign(rate=recorded.rate * 2), anew, False, 0.05)
+    assert "no row" in audit.compare(recorded.iloc[:0], anew, False, 0.05)
+    tuned = anew.assign(role="tuning")
+    assert audit.compare(tuned.iloc[:0], tuned, True, 0.0) == ""
+    assert "one side only" in audit.compare(tuned.assign(rate=9.0), tuned, False, 1)
+    assert audit.compare(pd.concat([tuned, tuned.assign(rate=9.0)]), tuned, False, 1) == ""
 
 
 def test_thinned_records_say_when_every_accuracy_was_reached(small: Study, tmp_path: Path) -> None:
