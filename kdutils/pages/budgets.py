@@ -250,7 +250,7 @@ class Budgets(evidence.Recorded):
             shade, dashes = plots.colour(arm, len(labels)), plots.DASHES.get(arm, "-")  # as `name_ends` counts
             ax.errorbar(x, y, error, color=shade, ls=dashes, lw=1.2, marker="o", ms=6, capsize=4, elinewidth=2)
             labels[arm] = (right if own[-1] == known[-1] else x[-1], y[-1])
-        ax.set(xlabel="steps of training", ylabel=f"better than one-shot,{self.unit}", xlim=(-0.3, len(known) - 0.7))
+        ax.set(xlabel="steps of training", ylabel=f"better than one-shot,{self.unit}", xlim=(-0.3, right + 0.05))
         ax.set_xticks(range(len(known)), [f"{b:,}" for b in known])
         plots.name_ends(ax, labels)
         return ax

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython import get_ipython
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 from matplotlib_inline.backend_inline import set_matplotlib_formats
@@ -52,8 +53,13 @@ def colour(name: str, spare: int = 0) -> str:
     return COLOURS.get(name, _SPARE[spare % len(_SPARE)])
 
 
-def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 0.075) -> None:
-    """Write each curve's name beside its end, in its colour, at least `gap` of the axes' height apart.
+def ink(name: str, spare: int = 0) -> str:
+    """The same for words: darker, for letters are thinner than curves."""
+    return to_hex([0.7 * part for part in to_rgb(colour(name, spare))])
+
+
+def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 15) -> None:
+    """Write each curve's name right of the axes, as high as its end, in its colour, at least `gap` points apart.
 
     A curve that ends further left than others has its name above its end, or below it where the axes end.
 
@@ -64,21 +70,22 @@ def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 0.
     right = max(x for x, _ in ends.values())
     within = ax.transAxes.inverted().transform(ax.transData.transform(list(ends.values())))  # (curves, 2)
     at = dict(zip(ends, within, strict=True))
-    edge = max(x for x, _ in at.values())
     outer = sorted((name for name in ends if ends[name][0] > 0.9 * right), key=lambda name: at[name][1])
     places = np.array([at[name][1] for name in outer])
+    ax.figure.draw_without_rendering()  # only then the layout says how high the axes are
+    apart = gap * ax.figure.dpi / 72 / ax.get_window_extent().height
     for _ in range(200):  # neighbours that are too near push each other away
-        push = np.clip(gap - np.diff(places), 0, None) / 2
+        push = np.clip(apart - np.diff(places), 0, None) / 2
         places[:-1] -= push
         places[1:] += push
     for index, name in enumerate(ends):
         beside = name in outer
-        place = (edge, places[outer.index(name)]) if beside else tuple(at[name])
+        place = (1, places[outer.index(name)]) if beside else tuple(at[name])
         below = at[name][1] > 0.85
-        ax.annotate(name, place, (7, 0) if beside else (0, -16 if below else 9), xycoords="axes fraction",
+        ax.annotate(name, place, (4, 0) if beside else (0, -16 if below else 9), xycoords="axes fraction",
                     textcoords="offset points", va="center" if beside else "top" if below else "bottom",
                     ha="left" if beside or at[name][0] < 0.15 else "center", fontsize=11,
-                    color=colour(name, index), annotation_clip=False,
+                    color=ink(name, index), annotation_clip=False,
                     bbox={"fc": "white", "ec": "none", "pad": 0.5, "alpha": 0.8})  # fmt: skip
 
 
@@ -126,19 +133,12 @@ def times(arms: Mapping[str, Arm], threshold: float, axis: str = "samples", ax: 
         ax.plot(found.values[done], np.full(done.sum(), row), "o", color=shade, alpha=0.8, ms=7)
         if not done.all():
             ax.plot([found.limit], [row], ">", color=shade, ms=10, mfc="none", mew=2)
-            words = f"{(~done).sum()} of {len(done)} not finished  "
-            ax.text(found.limit, row - 0.22, words, ha="right", fontsize=10, color=shade)
+            ax.annotate(f"{(~done).sum()} of {len(done)} not done", (found.limit, row), (11, 0), fontsize=10,
+                        textcoords="offset points", va="center", color=ink(name, row))  # fmt: skip
         if np.isfinite(found.median):
             ax.plot([found.median] * 2, [row - 0.28, row + 0.28], color=shade, lw=3)
-    ax.set(
-        yticks=range(len(arms)),
-        yticklabels=list(arms),
-        xscale="log",
-        xlabel=f"{_AXES[axis]}, to {threshold:.0%} accuracy",
-    )
-    ax.set_ylim(len(arms) - 0.4, -0.7)
-    low, high = ax.get_xlim()
-    ax.set_xlim(low / 3, high)  # room for the words beside an arrow
+    ax.set(xscale="log", xlabel=f"{_AXES[axis]}, to {100 * threshold:g} % accuracy", ylim=(len(arms) - 0.4, -0.7))
+    ax.set_yticks(range(len(arms)), list(arms))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_minor_formatter(NullFormatter())
@@ -151,36 +151,39 @@ def solved(
     """The share of students that have solved the task, against samples or FLOPs (Kaplan-Meier), a label on each curve.
 
     Where students did not finish, the curve ends at the budget below 1, with an open arrow and how many did finish.
-    `teachers` are drawn as thin vertical lines: when each of them solved it.
+    `teachers` are drawn as thin vertical lines: when each of them solved it, within the axes.
     """
     ax = plt.gca() if ax is None else ax
     first = min(found.values.min() for found in arms.values()) / 4
-    last = max(found.limit for found in arms.values() if found.finished < len(found.values))
+    last = max(found.limit if found.finished < len(found.values) else found.values.max() for found in arms.values())
     lowest: dict[float, float] = {}  # of the labels beside one budget: they stand apart
     tops: list[tuple[float, str, str]] = []  # labels above the curves: where two are near, they part sideways
     for name in sorted(arms, key=lambda name: -arms[name].finished):
-        found, shade = arms[name], colour(name, list(arms).index(name))
+        row = list(arms).index(name)
+        found, shade, words = arms[name], colour(name, row), ink(name, row)
         done, count = np.sort(found.values[np.isfinite(found.values)]), len(found.values)
         end = found.limit if len(done) < count else done[-1]
         # all were watched to the same budget
         shares = np.r_[0 * done[:1], np.arange(1, len(done) + 1), len(done)] / count
         ax.step(np.r_[done[:1], done, end], shares, where="post", color=shade, ls=DASHES.get(name, "-"))
         if len(done) == count:
-            tops.append((float(np.median(done)), name, shade))
+            tops.append((float(np.median(done)), name, words))
         else:
             ax.plot([end], shares[-1:], ">", color=shade, mfc="white", mew=2, ms=8, clip_on=False)
             lowest[end] = min(shares[-1], lowest.get(end, 2) - 0.09)
-            ax.text(end * 1.2, lowest[end], f"{name}, {len(done)} of {count}", color=shade, va="center", fontsize=11,
-                    bbox={"fc": "white", "ec": "none", "pad": 0.5})  # fmt: skip
+            inner = end < last / 2  # another curve goes on to its right
+            ax.text(end / 1.2 if inner else end * 1.2, lowest[end], f"{name}, {len(done)} of {count}", color=words,
+                    va="center", ha="right" if inner else "left", fontsize=11)  # fmt: skip
     if teachers is not None:
-        for value in (at := np.sort(teachers.values[np.isfinite(teachers.values)])):
+        for value in (at := np.sort(teachers.values[teachers.values <= last])):
             ax.axvline(value, color=COLOURS["teacher"], lw=0.9, ls=":")
-        tops += [(float(value), "teachers", COLOURS["teacher"]) for value in at[-1:]]
+        who = "teachers" if len(at) == len(teachers.values) else f"{len(at)} of {len(teachers.values)} teachers"
+        tops += [(float(value), who, COLOURS["teacher"]) for value in at[-1:]]
     tops.sort()
     for index, (x, name, shade) in enumerate(tops):
         left, right = (0 <= other < len(tops) and max(x, tops[other][0]) < 1.6 * min(x, tops[other][0])
                        for other in (index - 1, index + 1))  # fmt: skip
-        side = "right" if right and not left else "left" if (left and not right) or name == "teachers" else "center"
+        side = "right" if right and not left else "left" if (left and not right) or "teachers" in name else "center"
         ax.text(x, 1.12 if left and right else 1.04, name, ha=side, color=shade)
     ax.set(xscale="log", xlabel=_AXES[axis], ylabel="share of students done", xlim=(first, last), ylim=(0, 1.02))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -200,12 +203,13 @@ def ratios(groups: Mapping[str, Mapping[str, Estimate]], ax: Axes | None = None,
     ax.axvspan(1 / smallest, smallest, color="#999999", alpha=0.2, lw=0)
     row, names = 0, []
     for index, (group, rows) in enumerate(groups.items()):
-        shade = colour("", index)
-        ax.text(right, row + 0.2, group, color=shade, ha="right", va="center", fontsize=11)
+        method = group.split(" over ")[0]  # a group may be one method's
+        shade, words = colour(method, index), ink(method, index)
+        ax.text(right, row + 0.2, group, color=words, ha="right", va="center", fontsize=11)
         row += 1
         for name, found in rows.items():
             if found.bound == "not identified":
-                ax.text(1, row, "nothing is known", color=shade, va="center", fontsize=10)
+                ax.text(1, row, "nothing is known", color=words, va="center", fontsize=10)
             else:
                 ax.plot([max(found.low, left), min(found.high, right)], [row, row], color=shade, lw=2)
                 mark = {"": "o", "at least": ">", "at most": "<"}[found.bound]
@@ -272,15 +276,8 @@ def timeline(plans: Sequence[Curriculum], steps: int, ax: Axes | None = None) ->
     for row, plan in enumerate(plans):
         start = 0
         for index, (stage, length) in enumerate(zip(plan.stages, plan.lengths(steps), strict=True)):
-            ax.barh(
-                row,
-                length,
-                left=start,
-                height=0.36,
-                color=colour(plan.name, row),
-                alpha=1 - 0.45 * (index % 2),
-                ec="white",
-            )
+            ax.barh(row, length, left=start, height=0.36, color=colour(plan.name, row), ec="white",
+                    alpha=1 - 0.45 * (index % 2))  # fmt: skip
             above = index % 2 == 0
             ax.text(start, row - 0.22 if above else row + 0.2, f"{index + 1}. {stage.signal}", fontsize=9.5,
                     va="bottom" if above else "top")  # fmt: skip

@@ -145,10 +145,11 @@ def test_names_stand_apart():
     ends = {"labels": (4.0, 1.0), "one-shot": (4.0, 1.001), "joint": (4.0, 1.002), "extraction": (1.0, 1.5)}
     for x, y in ends.values():
         ax.plot([0, x], [2, y])
-    plots.name_ends(ax, ends, gap=0.1)
+    plots.name_ends(ax, ends, gap=20)
     places = {text.get_text(): text.xy for text in ax.texts}
     heights = sorted(places[name][1] for name in ("labels", "one-shot", "joint"))
-    assert np.diff(heights).min() >= 0.099 and places["extraction"][0] < places["joint"][0]
+    tall = ax.get_window_extent().height * 72 / ax.figure.dpi  # points
+    assert np.diff(heights).min() * tall >= 19.8 and places["extraction"][0] < places["joint"][0]
     plt.close(figure)
 
 

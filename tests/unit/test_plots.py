@@ -103,7 +103,7 @@ def test_times(ax: Axes, arms: dict[str, Arm], axis: str) -> None:
         if line.get_marker() == "o" and len(line.get_xdata())
     }
     assert dots == {0: 3, 1: 1}
-    assert sorted(text.get_text().strip() for text in ax.texts) == ["2 of 3 not finished", "3 of 3 not finished"]
+    assert sorted(text.get_text().strip() for text in ax.texts) == ["2 of 3 not done", "3 of 3 not done"]
     arrows = [line for line in ax.lines if line.get_marker() == ">"]
     assert [line.get_xdata()[0] for line in arrows] == [
         arms[n].times(0.95, axis).limit for n in ("one-shot", "own method")
