@@ -216,8 +216,10 @@ class Budgets(evidence.Recorded):
             labels[arm] = (x[-1], y[-1])
         teacher = self._show(float(self.teachers(self._drawn).mean()))
         ax.axhline(teacher, color="k", ls=":", lw=1)
-        ax.annotate("teachers", (0, teacher), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
-                    fontsize=10)  # fmt: skip
+        who = "teacher" if len(self.taught) == 1 else "teachers"
+        ax.annotate(
+            who, (0, teacher), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=10
+        )
         timed = self.records.seconds(arm, known[0]) is not None
         spent = "seconds of a core" if timed else "operations (teacher's forward passes included)"
         ax.set(xscale="log", xlabel=what if axis == "samples" else spent)

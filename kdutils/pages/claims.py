@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,9 +59,10 @@ class Claim:
 
 
 def verdicts(claims: Sequence[Claim]) -> None:
-    """Print one line a claim, without numbers: the same in every profile where the claims hold."""
+    """Print the claims without numbers, at most as wide as a page: the same in every profile where they hold."""
     for claim in claims:
-        print(_typed(f"{claim.verdict:>7}  {claim.id}: {claim.sentence}"))
+        line = f"{claim.verdict:>7}  {claim.id}: {claim.sentence}"
+        print(_typed(textwrap.fill(line, 88, subsequent_indent=" " * 9, break_on_hyphens=False)))
 
 
 def _typed(text: str) -> str:
@@ -90,7 +92,8 @@ class Box:
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th scope='col'>{h}</th>" for h in ("Claim", "Measured [90 % interval]", "Band", "Verdict"))
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        whole = [(row[0], *(cell.replace(", ", ",\u00a0") for cell in row[1:])) for row in self.rows]  # no broken pair
+        body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in whole)
         note = f"<p class='kd-note'>{html.escape(self.note)}</p>" if self.note else ""
         return f"<table class='kd-claims'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
