@@ -117,14 +117,15 @@ def quick(html: str) -> str:
 
 
 def mended(html: str) -> str:
-    """A page without the script for icons, and with a name for the arrows of the side bar.
+    """A page without the script for icons, with names for the side bar's arrows, and places where long names break.
 
     >>> mended('<script src="_static/fontawesome.js?digest=1"></script><summary><span class="toctree-toggle">')
     '<summary aria-label="show or hide the pages below"><span class="toctree-toggle">'
     """
     html = re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>\n?", "", html)
     named = '<summary aria-label="show or hide the pages below">'
-    return html.replace('<summary><span class="toctree-toggle"', f'{named}<span class="toctree-toggle"')
+    html = html.replace('<summary><span class="toctree-toggle"', f'{named}<span class="toctree-toggle"')
+    return CONTENTS.sub(lambda nav: re.sub(r"(?<=\w)([._])(?=\w[^<>]*<)", r"\1<wbr>", nav[0]), html)
 
 
 def _mend(app: Any, error: Exception | None) -> None:
@@ -136,10 +137,15 @@ def _mend(app: Any, error: Exception | None) -> None:
         file.unlink()
 
 
+CONTENTS = re.compile(r'<nav id="pst-page-toc-nav".*?</nav>', re.DOTALL)
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx's entry point."""
     app.add_js_file(None, body=SPY)
     app.connect("config-inited", _need_vendor, priority=100)
     app.connect("html-page-context", _clean, priority=900)
+    >>> mended('<nav id="pst-page-toc-nav"><a href="#a.b_c">a.b_c()</a></nav> a.b_c')
+    '<nav id="pst-page-toc-nav"><a href="#a.b_c">a.<wbr>b_<wbr>c()</a></nav> a.b_c'
     app.connect("build-finished", _mend)
     return {"version": "4", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -190,7 +190,7 @@ def findings(browse) -> list[dict]:
     """What a reader would trip over, a page each."""
     shots = ROOT / "_build" / "screenshots"
     shots.mkdir(exist_ok=True)
-    return browse("visit.mjs", shots, *pages(), SITE / "search.html")
+    return browse("visit.mjs", shots, *pages(), SITE / "search.html", SITE / "genindex.html")
 
 
 @pytest.mark.parametrize("kind", ["outside", "failed", "console", "alt"])
