@@ -79,13 +79,14 @@ def unbroken(body: str) -> str:
     """A page's HTML whose lines do not end within "95 %" or "1e-12", nor before what ends a formula.
 
     >>> unbroken('95 % of <code>95 %</code> in 1e-12, 9 of 10')
-    '95\\xa0% of <code>95 %</code> in 1e-\\u206012, 9 of 10'
+    '95\\xa0% of <code>95 %</code> in <span class="kd-one">1e-12</span>, 9 of 10'
     >>> unbroken('<span class="math">k</span>, and')
     '<span class="kd-one"><span class="math">k</span>,</span> and'
     """
     parts = UNREAD.split(body)  # what is read, then twice what is not
-    mend = [re.sub(r"(?<=\de-)(?=\d)", "\u2060", re.sub(r"(?<=\d) (?=%)", "\u00a0", text)) for text in parts[::3]]
-    body = "".join(text + other for text, other in zip(mend, [*parts[1::3], ""], strict=True))
+    spaced = [re.sub(r"(?<=\d) (?=%)", "\u00a0", text) for text in parts[::3]]
+    whole = [re.sub(r"\d[\d.]*e-\d+", r'<span class="kd-one">\g<0></span>', text) for text in spaced]
+    body = "".join(text + other for text, other in zip(whole, [*parts[1::3], ""], strict=True))
     return FORMULA.sub(r'<span class="kd-one">\1\2</span>', body)
 
 
