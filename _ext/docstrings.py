@@ -26,7 +26,21 @@ def _process(app: Any, what: str, name: str, thing: Any, options: Any, lines: li
     lines[:] = plain(lines)
 
 
+def written(signature: str | None) -> str | None:
+    """A signature with defaults that can be read, and parsed: what cannot is shown with every module's whole name.
+
+    >>> written("(parts: ~typing.Any = <factory>, draw: ~typing.Any = <function gaussian>)")
+    '(parts: ~typing.Any = ..., draw: ~typing.Any = gaussian)'
+    """
+    return signature and re.sub(r"<function (\w+)[^>]*>", r"\1", signature.replace("<factory>", "..."))
+
+
+def _sign(app: Any, what: str, name: str, thing: Any, options: Any, signature: Any, returns: Any) -> tuple[Any, Any]:
+    return written(signature), returns
+
+
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx's entry point."""
     app.connect("autodoc-process-docstring", _process, priority=400)  # before napoleon
-    return {"version": "2", "parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("autodoc-process-signature", _sign)
+    return {"version": "3", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,8 @@
-"""What moves on the site without a kernel: the front page's film, and the guesses before figures.
+"""What moves on the site without a kernel: the front page's film, the guesses before figures, and folds on paper.
 
-Both draw with the kit of all pages that move, `drawing.js`. Its text, `film.js` and `predict.js` go into one plain
-script, because a page that is opened as a file may not load modules, nor fetch data: the film's data is a script as
-well, on its page alone.
+The first two draw with the kit of all pages that move, `drawing.js`. Its text and those of `film.js`, `predict.js` and
+`paper.js` go into one plain script, because a page that is opened as a file may not load modules, nor fetch data: the
+film's data is a script as well, on its page alone.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from kdutils.pages import plots
 
 HERE, ROOM = Path(__file__).parent, Path(plots.__file__).parent
 START = """
-const begin = () => (showFilm(), askAll());
+const begin = () => (showFilm(), askAll(), unfold(), loadRest());
 if (document.readyState === "complete") begin();
 else addEventListener("DOMContentLoaded", begin); // all deferred scripts have run by then
 """
 
 
 def script() -> str:
-    """The kit, the film and the guesses as one plain script that names nothing outside itself."""
-    files = [ROOM / "drawing.js", HERE / "film.js", HERE / "predict.js"]
+    """The kit, the film, the guesses and the folds as one plain script that names nothing outside itself."""
+    files = [ROOM / "drawing.js", HERE / "film.js", HERE / "predict.js", HERE / "paper.js"]
     parts = ['(() => {\n"use strict";', *(file.read_text(encoding="utf-8") for file in files), START, "})();\n"]
     return "\n".join(parts)
 

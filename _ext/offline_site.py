@@ -3,7 +3,8 @@
 No script comes twice, and none where it is not needed: no Thebe; not Font Awesome's script, whose icons the theme's
 style sheet draws too; no widget manager. Explorers draw themselves (`site_assets/draw-explorers.js`), and in place of a
 widget that needs a kernel the page says so. Images are loaded when they are about to be seen, and state their size, so
-that nothing jumps. Where MathJax was not fetched (`tools/fetch_site_assets.py`), it comes from the network.
+that nothing jumps; lines break where a reader would break them. Where MathJax was not fetched
+(`tools/fetch_site_assets.py`), it comes from the network.
 """
 
 from __future__ import annotations
@@ -69,10 +70,30 @@ def lazy(app: Any, body: str) -> str:
     return re.sub(r'<img [^>]*?src="([^"]+)"[^>]*>', mend, body)
 
 
+# Code, scripts and tags; between them lies what is read.
+UNREAD = re.compile(r"(<(pre|code|script|style|svg)\b.*?</\2>|<[^>]*>)", re.DOTALL)
+FORMULA = re.compile(r'(<span class="math[^"]*">(?:(?!</span>).)*</span>)([,.;:!?)\]’”]+)', re.DOTALL)
+
+
+def unbroken(body: str) -> str:
+    """A page's HTML whose lines do not end within "95 %" or "1e-12", nor before what ends a formula.
+
+    >>> unbroken('95 % of <code>95 %</code> in 1e-12, 9 of 10')
+    '95\\xa0% of <code>95 %</code> in <span class="kd-one">1e-12</span>, 9 of 10'
+    >>> unbroken('<span class="math">k</span>, and')
+    '<span class="kd-one"><span class="math">k</span>,</span> and'
+    """
+    parts = UNREAD.split(body)  # what is read, then twice what is not
+    spaced = [re.sub(r"(?<=\d) (?=%)", "\u00a0", text) for text in parts[::3]]
+    whole = [re.sub(r"\d[\d.]*e-\d+", r'<span class="kd-one">\g<0></span>', text) for text in spaced]
+    body = "".join(text + other for text, other in zip(whole, [*parts[1::3], ""], strict=True))
+    return FORMULA.sub(r'<span class="kd-one">\1\2</span>', body)
+
+
 def _clean(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     states = [s.attributes["body"] for s in context.get("script_files", []) if s.attributes.get("type") == STATE]
     if "body" in context:
-        context["body"] = only_explorers(lazy(app, context["body"]), states)
+        context["body"] = only_explorers(lazy(app, unbroken(context["body"])), states)
     if VIEW.search(context.get("body", "")):
         app.add_js_file("../draw-explorers.js", loading_method="defer")
     seen, kept = set(), []
@@ -116,15 +137,21 @@ def quick(html: str) -> str:
     return f"{before}{''.join(early)}{styles}{end}{body}"
 
 
+CONTENTS = re.compile(r'<nav id="pst-page-toc-nav".*?</nav>', re.DOTALL)
+
+
 def mended(html: str) -> str:
-    """A page without the script for icons, and with a name for the arrows of the side bar.
+    """A page without the script for icons, with names for the side bar's arrows, and places where long names break.
 
     >>> mended('<script src="_static/fontawesome.js?digest=1"></script><summary><span class="toctree-toggle">')
     '<summary aria-label="show or hide the pages below"><span class="toctree-toggle">'
+    >>> mended('<nav id="pst-page-toc-nav"><a href="#a.b_c">a.b_c()</a></nav> a.b_c')
+    '<nav id="pst-page-toc-nav"><a href="#a.b_c">a.<wbr>b_<wbr>c()</a></nav> a.b_c'
     """
     html = re.sub(r"<script[^>]*/fontawesome\.js[^>]*></script>\n?", "", html)
     named = '<summary aria-label="show or hide the pages below">'
-    return html.replace('<summary><span class="toctree-toggle"', f'{named}<span class="toctree-toggle"')
+    html = html.replace('<summary><span class="toctree-toggle"', f'{named}<span class="toctree-toggle"')
+    return CONTENTS.sub(lambda nav: re.sub(r"(?<=\w)([._])(?=\w[^<>]*<)", r"\1<wbr>", nav[0]), html)
 
 
 def _mend(app: Any, error: Exception | None) -> None:
@@ -142,4 +169,4 @@ def setup(app: Any) -> dict[str, Any]:
     app.connect("config-inited", _need_vendor, priority=100)
     app.connect("html-page-context", _clean, priority=900)
     app.connect("build-finished", _mend)
-    return {"version": "4", "parallel_read_safe": True, "parallel_write_safe": True}
+    return {"version": "5", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -7,11 +7,11 @@ const remembered = {
   forget(name) { try { localStorage.removeItem(name); } catch { /* not kept */ } },
 };
 
-/** What a question keeps back: the outputs after it in its cell, and the rest of its section. */
+/** What a question keeps back: the outputs after it in its cell, and the rest of its section, with the sections inside it. */
 function after(host) {
   const rest = (e) => { const found = []; while ((e = e?.nextElementSibling)) found.push(e); return found; };
   const part = host.closest(".output") ?? host, own = host.closest(".cell");
-  return [...rest(part), ...rest(own)].filter((e) => !e.matches("section, script, style"));
+  return [...rest(part), ...rest(own)].filter((e) => !e.matches("script, style"));
 }
 
 /** A slider between two numbers, in equal steps or equal ratios. */

@@ -120,7 +120,8 @@ function projections(data, el) {
 }
 
 function shares(data, el) {
-  const words = status(), ks = [...new Set(data.cases.map((c) => c.k))], chosen = { k: data.start[0] };
+  const words = status(), keys = make("p", { class: "kd-keys" }), told = make("div", {}, keys, words.host);
+  const ks = [...new Set(data.cases.map((c) => c.k))], chosen = { k: data.start[0] };
   const options = () => data.cases.filter((c) => c.k === chosen.k), lift = Math.log10;
   const share = (s, n, c) => ((n - 1) * s.on + c.k) / ((n - 1) * (s.on + s.off) + c.d);
   const scatter = (v, r, c) => v * (1 - v) * Math.sqrt((2 / r) * (1 / c.k + 1 / (c.d - c.k)));
@@ -143,10 +144,12 @@ function shares(data, el) {
     const clip = (sign) => layer.y.map((v, i) => Math.min(1, Math.max(0, v + sign * reach[i])));
     curve.show([level(c.k / c.d), rule(lift(n)), band(x, clip(-1), clip(1), layer), ...now.flatMap((s) => [line(x, s.y, s), dot(lift(n), s.at, s, 4), ...s.points.map(([m, v]) => dot(lift(m), v, s, 5, 0.6))])],
       [strong(`k = ${c.k}, d = ${c.d}: `), "lines computed, larger dots recorded"], `Expected share of a first step on the support against samples, for ${now.map((s) => s.name).join(", ")}.`);
+    told.style.minHeight = `${told.offsetHeight}px`; // it keeps its height, so what is below stays where it is
+    keys.replaceChildren(...now.map((s) => key(s, s.name)));
     words.say(`k = ${c.k}, d = ${c.d}, ${whole(n)} samples; chance is ${percent(c.k / c.d)}.`, ...now.map((s) => `${s.name}: ${percent(s.at)} of the step on the support, ${s.half === null ? "never one half" : `one half at ${whole(s.half)} samples`}.`),
       `With ${whole(r)} random views one draw of the ${layer.name} line scatters by ±${(100 * scatter(layer.at, r, c)).toFixed(1)} points.`);
   };
-  el.append(make("div", { class: "kd-controls" }, which.host, bits.host, many.host, views.host), curve.host, make("p", { class: "kd-keys" }, ...data.looks.map((look) => key(look, look.name))), words.host);
+  el.append(make("div", { class: "kd-controls" }, which.host, bits.host, many.host, views.host), curve.host, told);
   fit(data.start[1]);
   draw();
 }

@@ -71,7 +71,8 @@ class SparseParity:
         """Draw `n` fresh examples on the generator's device.
 
         Returns:
-            x: (n, d) float32 of -1 and +1 (int64 of 0 and 1 with `tokens`), and y: (n,) int64 class labels.
+            The pair (x, y), where x is (n, d) float32 of -1 and +1 (int64 of 0 and 1 with `tokens`) and y is (n,)
+            int64 class labels.
         """
         x = torch.empty(n, self.d, device=generator.device).random_(0, 2, generator=generator)
         x.mul_(2).sub_(1)

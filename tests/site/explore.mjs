@@ -14,6 +14,7 @@ const read = (e, plain = (part) => part.textContent.replaceAll("\u00a0", " ")) =
   drawn: [...e.querySelectorAll(".kd-chart svg")].map((svg) => svg.innerHTML).join("\n"),
   headings: [...e.querySelectorAll(".kd-heading")].map(plain),
   bars: [...e.querySelectorAll(".kd-chart svg")].map((svg) => [...svg.querySelectorAll(".kd-bar")].map((b) => +b.getAttribute("height"))),
+  keys: [...e.querySelectorAll(".kd-key")].map(plain), tall: e.offsetHeight,
   said: [...e.querySelectorAll("input")].map((i) => i.getAttribute("aria-valuetext")),
   fits: e.scrollWidth <= e.clientWidth + 1 && [...e.querySelectorAll("select, input, button, svg")].every((c) => c.getBoundingClientRect().right <= e.getBoundingClientRect().right),
 });

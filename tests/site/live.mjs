@@ -89,7 +89,7 @@ const readGuess = () => {
   const panel = document.querySelector(".kd-guess"), seen = (name) => document.querySelector(name)?.checkVisibility() ?? null;
   return {
     panel: !!panel?.checkVisibility(), words: (panel?.textContent ?? "").replaceAll("\u00a0", " "), result: panel?.querySelector(".kd-result")?.textContent ?? null,
-    focus: document.activeElement?.className ?? "", figure: seen("#figure"), rest: seen("#rest"), code: seen("#code"), next: seen("#next"),
+    focus: document.activeElement?.className ?? "", figure: seen("#figure"), rest: seen("#rest"), inner: seen("#inner"), code: seen("#code"), next: seen("#next"),
     fits: document.documentElement.scrollWidth <= document.documentElement.clientWidth,
   };
 };
@@ -145,6 +145,6 @@ if (what === "guess")
   for (const file of pages) {
     const closed = () => Object.defineProperty(window, "localStorage", { get() { throw new Error("not here"); } });
     for (const options of [{ screen: "desktop" }, { screen: "phone" }, { colorScheme: "dark" }, { before: closed }, { javaScriptEnabled: false }]) await driveGuess(file, options);
-    await driveGuess(`${pathToFileURL(file).href}#rest`, {});
+    await driveGuess(`${pathToFileURL(file).href}#inner`, {});
   }
 await browser.close();

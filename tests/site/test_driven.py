@@ -36,11 +36,15 @@ def lab_page(tmp_path_factory):
     places = [("gaussian", 5), ("gaussian", 40), ("neurons", 10), ("neurons", 20)]
     arms = {(name, n): lab.arm(curriculum.extracted(teacher, steps=n, projection=kinds[name])) for name, n in places}
     widget = explorers.projection_lab(arms)
+    return written(widget, folder / "lab.html"), widget.data
+
+
+def written(widget, page):
+    """A page of its own for an explorer."""
     script = str(widget._esm).replace("export default", "//")
     model = json.dumps({"kind": widget.kind, "payload": widget.payload})
-    page = folder / "lab.html"
     page.write_text(PAGE % (widget._css, script, model), encoding="utf-8")
-    return page, widget.data
+    return page
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +133,15 @@ def test_first_step_shows_its_numbers(driven, data):
             name, half = numbers["looks"][signal["look"]]["name"], signal["half"]
             said = "never one half" if half is None else f"one half at {half:,.0f} samples"
             assert name in report["start"]["words"] and said in report["start"]["words"]
+
+
+def test_first_step_names_what_is_drawn_and_stays_as_tall(browse, data, tmp_path):
+    widget = explorers.Explorer("First step", data["05_why"])  # as drawn today, not when the chapter was executed
+    for report in browse("explore.mjs", written(widget, tmp_path / "step.html")):
+        shown = [report["start"], *report["steps"]]
+        assert len({len(step["keys"]) for step in shown}) > 1
+        assert all(len(step["keys"]) == step["drawn"].count('fill="none"') for step in shown)
+        assert len({step["tall"] for step in shown}) == 1, report["width"]
 
 
 def test_lab_shows_its_numbers(driven, data):

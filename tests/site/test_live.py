@@ -14,10 +14,11 @@ PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name=
 <title>Guess</title><link rel="stylesheet" href="{static}/live.css"><script src="{static}/live.js"></script>
 <style>body {{ margin: 16px; }} html[data-theme="dark"] {{ background: #14181e; color: #eee;
 --pst-color-background: #14181e; --pst-color-text-base: #eee; --pst-color-text-muted: #a8b0b8;
---pst-color-primary: #6db7e8; }}</style></head><body><main><section><h1>A section</h1>
+--pst-color-primary: #6db7e8; }}</style></head><body><main><section><h1>A page</h1><section><h2>A section</h2>
 <div class="cell"><div class="cell_input"><pre id="code">code</pre></div>
 <div class="cell_output"><div class="output text_html">{guess}</div>
 <div class="output"><p id="figure">figure</p></div></div></div><p id="rest">What the figure shows.</p>
+<section><h3 id="inner">A part of the section</h3></section></section>
 <section><h2 id="next">The next section</h2></section></section></main></body></html>"""
 NUMBER, BOUND = Estimate(12.0, 6.0, 20.0, "", 3, 15), Estimate(9.0, 4.0, float("inf"), "at least", 3, 15)
 GUESSES = {
@@ -126,6 +127,7 @@ def test_guess_comes_first_and_stands_beside_the_result(guesses, name):
         assert visit["errors"] == [] and visit["findings"] == [] and all(step["fits"] for step in steps.values())
         opened, answered = steps["opened"], steps["answered"]
         assert (opened["figure"], opened["rest"], opened["code"], opened["next"]) == (False, False, True, True)
+        assert (opened["inner"], answered["inner"], steps["printed"]["inner"]) == (False, True, True)
         assert GUESSES[name].data["question"] in opened["words"] and "Measured" not in opened["words"]
         assert answered["figure"] and answered["rest"] and answered["focus"] == "kd-result"
         assert answered["result"].startswith(f"Your guess: {FIRST[name]}. Measured: {said}.")
@@ -145,7 +147,8 @@ def test_a_link_and_a_page_without_scripts_show_the_figure(guesses, name):
     others = [g for g in guesses if g["page"] == name and "answered" not in g["steps"]]
     assert len(others) == 2
     for visit in others:
-        assert visit["errors"] == [] and visit["steps"]["opened"]["figure"] and visit["steps"]["opened"]["rest"]
+        opened = visit["steps"]["opened"]
+        assert visit["errors"] == [] and opened["figure"] and opened["rest"] and opened["inner"]
         assert visit["steps"]["opened"]["panel"] == (visit["options"].get("javaScriptEnabled") is not False)
 
 

@@ -76,13 +76,9 @@ const covered = () => [...document.querySelectorAll("main .math > .eqno")].filte
   return box && number.checkVisibility() && box.right > mine.left + 1 && mine.right > box.left && box.bottom > mine.top && mine.bottom > box.top;
 }).map((number) => number.parentElement.id || number.textContent);
 
-// Images that wait until they are near are loaded at once, for the pictures of whole pages.
-const loadAll = async () => {
-  const waiting = [...document.querySelectorAll(".bd-article img")].filter((i) => i.loading === "lazy");
-  for (const image of waiting) image.loading = "eager";
-  await Promise.allSettled([...document.images].map((i) => i.decode()));
-  return waiting.length;
-};
+// Images that nobody scrolled to come when the page rests: a picture of the whole page, and paper, show them.
+const rested = () => !document.querySelector("img[loading=lazy]");
+const loadAll = () => Promise.allSettled([...document.images].map((i) => i.decode()));
 
 // Bytes of files as a server sends them: text is compressed, pictures and fonts are so already.
 const sent = (files) => [...files].reduce((sum, file) => {
@@ -94,6 +90,8 @@ const sent = (files) => [...files].reduce((sum, file) => {
 const printed = () => [
   ...[...document.querySelectorAll(".bd-sidebar, .bd-header-article, .prev-next-footer, footer, button")].filter((e) => e.checkVisibility()).map((e) => `shown: ${e.className}`),
   ...[...document.querySelectorAll("main pre")].filter((e) => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1).map((e) => `cut: ${e.textContent.slice(0, 60)}`),
+  ...[...document.querySelectorAll("main details:not([class], [open])")].map((e) => `folded: ${e.textContent.slice(0, 60)}`),
+  ...[...document.querySelectorAll("main :is(table.table, table.kd-claims)")].filter((e) => getComputedStyle(e).breakInside !== "auto").map((e) => `in one piece: ${e.textContent.slice(0, 60)}`),
   ...(document.querySelector("article h1")?.checkVisibility() ? [] : ["no title"]),
 ];
 
@@ -127,7 +125,8 @@ for (const file of pages) {
   Object.assign(found, await page.evaluate(look));
   const needed = await page.evaluate(() => [...document.querySelectorAll("link[rel=stylesheet], script[src]:not([defer]):not([async])")].map((e) => e.href ?? e.src));
   found.weight = { before: sent(new Set([file, ...needed.filter((u) => u.startsWith("file:")).map((u) => fileURLToPath(u.split(/[?#]/)[0]))])) };
-  found.lazy = { all: await page.evaluate(() => document.querySelectorAll(".bd-article img").length), waiting: await page.evaluate(loadAll) };
+  await page.waitForFunction(rested, null, { timeout: GIVE_UP });
+  await page.evaluate(loadAll);
   found.weight.all = sent([...files].filter((f) => fs.existsSync(f)));
   const measure = async (width, fits) => {
     found.sideways[width] = await page.evaluate(sideways);
@@ -157,6 +156,7 @@ for (const file of pages) {
   await page.emulateMedia({ media: "print" });
   await page.setViewportSize({ width: 700, height: 990 });
   await page.evaluate(atRest);
+  await page.evaluate(() => dispatchEvent(new Event("beforeprint")));
   found.print = await page.evaluate(printed);
 
   console.log(JSON.stringify(found));
