@@ -271,14 +271,14 @@ class Budgets(evidence.Recorded):
         ax.grid(axis="y", visible=False)
         return ax
 
-    def along(self, budget: int, ax: Axes | None = None, shaded: str = "extraction") -> Axes:
+    def along(self, budget: int, ax: Axes | None = None, shaded: str = "extraction", arms: Sequence[str] = ()) -> Axes:
         """Held-out loss (or accuracy) along one budget, the median over all students; hidden stages are left out.
 
-        Those of the arm `shaded` are shaded.
+        Those of the arm `shaded` are shaded. `arms` are all that are recorded there, when left out.
         """
         ax = plt.gca() if ax is None else ax
         floor, labels = self.optimum(self._drawn, "held-out") if self._drawn == "loss" else 0.0, {}
-        for arm in self.arms(budget):
+        for arm in [arm for arm in self.arms(budget) if not arms or arm in arms]:
             tables, start = self.records.students(arm, budget, size=self.size), self.hidden(arm, budget)
             loss = np.concatenate([t.pivot(index="seed", columns="step", values=self._drawn) for t in tables])
             steps = np.sort(tables[0].step.unique())
