@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -96,7 +96,8 @@ class Budgets(evidence.Recorded):
     def _better(self, a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> Estimate:
         """How much better `a` is than `b`, student by student, in `unit`."""
         scale = {"accuracy": 100.0, "loss": -1.0}[self.measure]
-        return stats.paired([scale * x for x in a], [scale * x for x in b])
+        found = stats.paired([scale * x for x in a], [scale * x for x in b])
+        return found if abs(found.value) > 1e-9 else replace(found, value=0.0)  # what rounding leaves of nothing
 
     def gain(self, arm: str, budget: int, than: str = BASE) -> Estimate:
         """How much better an arm ends than another after as many samples, in `unit`."""

@@ -70,6 +70,16 @@ def test_a_positive_difference_is_a_better_arm(tmp_path):
     assert noisy.gain("joint", 200, "labels") == paired([100 * x for x in a], [100 * x for x in b])
 
 
+def test_nothing_is_told_as_nothing(tmp_path):
+    ends = {
+        "one-shot": (0.68, 0.692, 0.612),
+        "extraction": (0.693, 0.698, 0.593),
+    }  # differences of which rounding is left
+    study = made(tmp_path, lambda arm, b, teacher, s: ends[arm][TEACHERS.index(teacher)],
+                 [cell for cell in ALL if cell[0] in ends])  # fmt: skip
+    assert str(study.gain("extraction", 100)).startswith("0 [")
+
+
 def test_losses_are_told_above_the_optimum(tmp_path):
     study = made(tmp_path, flat, ALL, optimum=0.2, measure="loss")
     plain = made(tmp_path, flat, ALL, measure="loss")
