@@ -22,7 +22,7 @@ from kdutils.lab.stats import Estimate
 from kdutils.pages import evidence, plots
 
 BASE = "one-shot"
-NEAR = 2.5  # budgets further apart than this factor are not read between
+NEAR = 2.5  # two budgets that differ by no more than this factor are read between; of others, what is as near to one
 
 
 def study(name: str, measure: str, folder: Path | str = "results/studies") -> Budgets | None:
@@ -108,7 +108,7 @@ class Budgets(evidence.Recorded):
 
         Between two budgets of `arm` each student's end is read on a straight line over the logarithm of operations.
         A budget that spends the same within 1 % is taken as it ended, and so is the last one, with less spent. None
-        where no budget is `NEAR` enough.
+        where no budget is near enough, by the root of `NEAR` between two of them and by `NEAR` after the last.
         """
         target, known = self.operations(than, budget), self.budgets(arm)
         spent = [self.operations(arm, b) for b in known]
@@ -117,7 +117,7 @@ class Budgets(evidence.Recorded):
         same += [known[-1]] if at == len(known) and target / spent[-1] <= NEAR else []
         if same:
             return self._better(self._final(arm, same[0]), self._final(than, budget))
-        if at in (0, len(known)) or spent[at] / spent[at - 1] > NEAR:
+        if at in (0, len(known)) or min(target / spent[at - 1], spent[at] / target) ** 2 > NEAR:
             return None
         share = math.log(target / spent[at - 1]) / math.log(spent[at] / spent[at - 1])
         low, high = (self._final(arm, b) for b in known[at - 1 : at + 1])

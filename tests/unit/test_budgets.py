@@ -104,6 +104,9 @@ def test_equal_operations_are_read_between_two_ends_of_schedules(tmp_path):
     assert study.gain_at_operations("extraction", "labels", 200) == study._better(
         *(study.records.final(arm, budget) for arm, budget in (("extraction", 100), ("labels", 200)))
     )
+    wide = made(tmp_path, line, [cell for cell in ALL if cell[:2] != ("extraction", 200)])  # its budgets: 100, 400
+    assert wide.gain_at_operations("extraction", "one-shot", 100).value == pytest.approx(1.0)  # 1.5 times the first
+    assert wide.gain_at_operations("extraction", "labels", 400) is None  # twice the first, half of the second
     gap = made(tmp_path, line, [cell for cell in ALL if cell[:2] not in (("extraction", 200), ("extraction", 100))])
     assert gap.gain_at_operations("extraction", "labels", 400) is None
     assert "not known" in gap.judged(gap.gain_at_operations("extraction", "labels", 400))
