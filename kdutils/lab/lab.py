@@ -71,11 +71,16 @@ class Lab:
     plan = None  # how a study's arms are made, where not by `kdutils.studies.plans.plan`
 
     def teacher(self, seed: int = 0) -> Run:
-        """The wide teacher, learned from labels, with its checkpoints."""
+        """The wide teacher, learned from labels, with its checkpoints.
+
+        With a setting `teacher_until` it stops at the first checkpoint of that held-out accuracy.
+        """
         s = self.settings
         students = Ensemble(self.make_teacher, [seed], [s.teacher_learning_rate], s.device)
-        return self._train("teacher", students, curriculum.from_labels("teacher"), s.teacher_steps, s.teacher_batch,
-                           evaluate_every=s.keep_every, keep_every=s.keep_every)  # fmt: skip
+        return self._train(
+            "teacher", students, curriculum.from_labels("teacher"), s.teacher_steps, s.teacher_batch,
+            evaluate_every=s.keep_every, keep_every=s.keep_every, until=getattr(s, "teacher_until", None),
+        )  # fmt: skip
 
     def untrained_teacher(self, seed: int = 1) -> nn.Module:
         """A network of the teacher's shape that has learned nothing: the control."""
