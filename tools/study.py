@@ -86,10 +86,11 @@ def main() -> None:
     parser.add_argument("--arms", type=lambda text: set(text.split(";")), help="these only: labels;one-shot")
     parser.add_argument("--sizes", type=lambda text: set(text.split(";")), help="these only: 14 bits;16 bits")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes here; one a core when left out")
+    parser.add_argument("--threads", type=int, default=1, help="torch's, with --workers 0: more for one wide network")
     parser.add_argument("--scheduler", help="the address of a Dask cluster, such as tcp://host:8786")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     study = find(args.name, args.smoke)
     records = records_of(study, args.smoke)
 
