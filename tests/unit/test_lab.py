@@ -47,6 +47,14 @@ def test_teacher_has_learned_and_has_checkpoints(room: ParityLab) -> None:
     assert room.used == {"teacher": trained}
 
 
+def test_teacher_may_stop_when_it_is_done(room: ParityLab) -> None:
+    whole = room.teacher()
+    room.settings.teacher_until = 1.0
+    short, first = room.teacher(), int((whole.accuracy[:, 0] == 1.0).argmax())
+    assert short.steps.tolist() == whole.steps[: first + 1].tolist() and first < len(whole.steps) - 1
+    assert torch.equal(short.network().hidden.weight, whole.network(step=int(short.steps[-1])).hidden.weight)
+
+
 def test_teacher_that_has_not_learned_says_what_to_do(room: ParityLab) -> None:
     room.settings.teacher_steps = 1
     with pytest.raises(RuntimeError, match="in 1 steps: raise teacher_steps"):
