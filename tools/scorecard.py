@@ -100,8 +100,8 @@ def page() -> str:
         "from the recorded results of the `book` profile: small networks, two processor cores. Claims of chapters "
         f"{_studied()} rest on studies, which trained for longer, under three teachers (chapter 11, and 100 bits in "
         "chapter 4: one). *Not reproduced* means: not at this size, by our reading of the method. *Not tested* stands "
-        "where we could not read a theorem and tested statements of our own in its place. A claim *holds* when its whole "
-        "interval (90 % over seeds, or over teachers and students, or the range over students) lies in a band "
+        "where we could not read a theorem and tested statements of our own in its place. A claim *holds* when its "
+        "whole interval (90 % over seeds, or over teachers and students, or the range over students) lies in a band "
         "that the chapter states, "
         "*fails* when none of it does, and is *unclear* in between.", "",
         "## The papers' claims", "",
