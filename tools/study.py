@@ -90,6 +90,8 @@ def main() -> None:
     parser.add_argument("--scheduler", help="the address of a Dask cluster, such as tcp://host:8786")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    if args.threads != 1 and (args.workers or args.scheduler):
+        parser.error("--threads goes with --workers 0: a worker has one thread")
     torch.set_num_threads(args.threads)
     study = find(args.name, args.smoke)
     records = records_of(study, args.smoke)
