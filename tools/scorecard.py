@@ -34,7 +34,7 @@ PAPERS = (
      "least a point of accuracy).",
      ("grammar-progressive-vs-one-shot",)),
     ("gupta2025", "Two-layer networks on parities: extraction is far better than one-shot.",
-     ("extraction-vs-one-shot", "extraction-vs-labels", "paper-size-vs-one-shot")),
+     ("extraction-vs-one-shot", "extraction-vs-labels", "paper-size-vs-one-shot", "paper-size-vs-labels")),
     ("gupta2025", "Two-layer networks on parities: extraction is similar to progressive distillation (tested here: "
      "the same samples within a factor of two).",
      ("extraction-vs-progressive", "paper-size-vs-progressive")),

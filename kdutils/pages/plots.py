@@ -156,7 +156,7 @@ def solved(
     ax = plt.gca() if ax is None else ax
     first = min(found.values.min() for found in arms.values()) / 4
     last = max(found.limit if found.finished < len(found.values) else found.values.max() for found in arms.values())
-    lowest: dict[float, float] = {}  # of the labels beside one budget: they stand apart
+    lowest, idle = {}, {}  # by budget, the last label of arms with students done, and of those with none: they part
     tops: list[tuple[float, str, str]] = []  # labels above the curves: where two are near, they part sideways
     for name in sorted(arms, key=lambda name: -arms[name].finished):
         row = list(arms).index(name)
@@ -170,9 +170,10 @@ def solved(
             tops.append((float(np.median(done)), name, words))
         else:
             ax.plot([end], shares[-1:], ">", color=shade, mfc="white", mew=2, ms=8, clip_on=False)
-            lowest[end] = min(shares[-1], lowest.get(end, 2) - 0.09)
-            inner = end < last / 2  # another curve goes on to its right
-            ax.text(end / 1.2 if inner else end * 1.2, lowest[end], f"{name}, {len(done)} of {count}", color=words,
+            at = min(shares[-1], lowest.get(end, 2) - 0.09) if len(done) else idle.get(end, -0.06) + 0.09
+            (lowest if len(done) else idle)[end] = at
+            inner = len(done) and end < last / 2  # another curve goes on to its right
+            ax.text(end / 1.2 if inner else end * 1.2, at, f"{name}, {len(done)} of {count}", color=words,
                     va="center", ha="right" if inner else "left", fontsize=11)  # fmt: skip
     if teachers is not None:
         for value in (at := np.sort(teachers.values[teachers.values <= last])):

@@ -208,3 +208,13 @@ def test_names_above_curves_that_are_done_at_nearly_the_same_time_stand_apart(ax
     ax.figure.canvas.draw()
     boxes = [text.get_window_extent() for text in ax.texts]
     assert len(boxes) == 4 and not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_names_of_arms_in_which_nobody_is_done_stand_apart_and_inside(ax: Axes) -> None:
+    done = Times(np.array([10.0, 10.0, 11.0]), 1e3)
+    nobody = {name: Times(np.full(3, np.inf), 1e3) for name in ("labels", "one-shot", "untrained")}
+    plots.solved({"extraction": done, **nobody}, ax=ax)
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 4 and not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert min(box.y0 for box in boxes) >= ax.get_window_extent().y0 - 1
