@@ -178,13 +178,14 @@ def solved(
     if teachers is not None:
         for value in (at := np.sort(teachers.values[teachers.values <= last])):
             ax.axvline(value, color=COLOURS["teacher"], lw=0.9, ls=":")
-        who = "teachers" if len(at) == len(teachers.values) else f"{len(at)} of {len(teachers.values)} teachers"
+        count = len(teachers.values)
+        who = f"{len(at)} of {count} teachers" if len(at) < count else "teachers" if count > 1 else "teacher"
         tops += [(float(value), who, COLOURS["teacher"]) for value in at[-1:]]
     tops.sort()
     for index, (x, name, shade) in enumerate(tops):
         left, right = (0 <= other < len(tops) and max(x, tops[other][0]) < 1.6 * min(x, tops[other][0])
                        for other in (index - 1, index + 1))  # fmt: skip
-        side = "right" if right and not left else "left" if (left and not right) or "teachers" in name else "center"
+        side = "right" if right and not left else "left" if (left and not right) or "teacher" in name else "center"
         ax.text(x, 1.12 if left and right else 1.04, name, ha=side, color=shade)
     ax.set(xscale="log", xlabel=_AXES[axis], ylabel="share of students done", xlim=(first, last), ylim=(0, 1.02))
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
