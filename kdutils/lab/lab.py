@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from kdutils.lab.optimisers import SGD, Adam, Optimiser
 from kdutils.lab.record import Run
 from kdutils.lab.store import Store
 from kdutils.lab.training import train
+from kdutils.probes.worth import Worth, worth
 from kdutils.tasks import grammar, text
 from kdutils.tasks.models import MLP, Transformer
 from kdutils.tasks.parity import SparseParity
@@ -124,6 +126,12 @@ class Lab:
     def optimum(self) -> dict[str, Any]:
         """What a loss is compared with: the exact optimum on the held-out and on the test samples, where known."""
         return {}
+
+    def worth(self, teacher: Run) -> Worth:
+        """What the layers of a teacher hold beyond its outputs, on 1,024 samples."""
+        layers = [f"blocks.{i}" for i in range(self.settings.layers)] if hasattr(self.settings, "layers") else ["act"]
+        x, y = (self.judge or self.task).sample(1024, self._draw("worth"))
+        return worth(teacher.network(), zip(x.split(64), y.split(64), strict=True), layers)
 
     def facts(self, run: Run, of_teacher: bool = False) -> dict[str, Any]:
         """What a study keeps of a run beside its curves."""
@@ -247,6 +255,9 @@ class GrammarLab(Lab):
         held_out = self.task.sample(self.settings.held_out, self._draw("held-out"))
         parts = {"held-out": held_out, "test": self.test_sample()}
         return {f"optimum, {name}": self.task.optimum(*sample)._asdict() for name, sample in parts.items()}
+
+    def facts(self, run: Run, of_teacher: bool = False) -> dict[str, Any]:
+        return super().facts(run, of_teacher) | ({"worth": asdict(self.worth(run))} if of_teacher else {})
 
 
 class TextLab(Lab):

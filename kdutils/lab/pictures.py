@@ -41,11 +41,11 @@ class PictureLab(Lab):
         other.task, other.label = self.task.labelled(share, seed), f"{self.label}{share:g} of the pictures: "
         return other
 
-    def worth(self, trained: Run) -> Worth:
-        """What the teacher's blocks hold beyond its outputs, on validation pictures."""
+    def worth(self, teacher: Run) -> Worth:
+        """What the layers of a teacher hold beyond its outputs, on validation pictures."""
         x, y = self.judge.sample(min(4096, len(self.judge)), self._draw("worth"))
         blocks = [f"blocks.{i}" for i in range(self.settings.layers)]
-        return worth(trained.network(), zip(x.split(128), y.split(128), strict=True), blocks, units=1)
+        return worth(teacher.network(), zip(x.split(128), y.split(128), strict=True), blocks, units=1)
 
     def facts(self, run: Run, of_teacher: bool = False) -> dict[str, Any]:
         return {"worth": asdict(self.worth(run))} if of_teacher else super().facts(run)

@@ -128,13 +128,12 @@ class Budgets(evidence.Recorded):
         """What an interval says, given the smallest effect of interest."""
         if found is None:
             return "not known"
+        apart, word = found.low > 0 or found.high < 0, "better" if found.value > 0 else "worse"
         if found.within(self.smallest):
-            return "no difference that matters"
+            return f"{word}, by too little to matter" if apart else "no difference that matters"
         if found.beyond(self.smallest) or found.beyond(-self.smallest):
-            return "better" if found.value > 0 else "worse"
-        if found.low > 0 or found.high < 0:
-            return f"{'better' if found.low > 0 else 'worse'}, perhaps by too little to matter"
-        return "unclear"
+            return word
+        return f"{word}, perhaps by too little to matter" if apart else "unclear"
 
     def judged(self, found: Estimate | None) -> str:
         """The verdict in bold, and what it rests on."""
@@ -153,7 +152,8 @@ class Budgets(evidence.Recorded):
 
     def share(self, arm: str, budget: int) -> str:
         """The share of a budget that an arm spends in hidden stages, such as "15 % of 500 steps"."""
-        return f"{self.hidden(arm, budget) / budget:.0%} of {budget:,} steps".replace("%", " %", 1)
+        share = self.hidden(arm, budget) / budget
+        return f"{share:{'.0%' if share >= 0.01 or not share else '.1%'}} of {budget:,} steps".replace("%", " %", 1)
 
     def rows(self) -> list[str]:
         """Lines of a table: each arm at each budget, how it was tuned, how it ends, and its difference to one-shot."""

@@ -91,7 +91,7 @@ class Box:
         return _typed("\n".join([*lines, self.note] if self.note else lines))
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th scope='col'>{h}</th>" for h in ("Claim", "Measured [90 % interval]", "Band", "Verdict"))
+        head = "".join(f"<th scope='col'>{h}</th>" for h in ("Claim", "Measured [interval]", "Band", "Verdict"))
         whole = [(row[0], *(cell.replace(", ", ",\u00a0") for cell in row[1:])) for row in self.rows]  # no broken pair
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in whole)
         note = f"<p class='kd-note'>{html.escape(self.note)}</p>" if self.note else ""
@@ -108,7 +108,8 @@ def _measured(claim: Claim) -> str:
     if math.isnan(claim.value):
         return "not identified"
     low, high = (_number(v) for v in claim.interval)
-    return f"{'≥ ' if claim.bound else ''}{_number(claim.value)}{claim.unit} [{low}, {high}]"
+    interval = "" if claim.interval == (claim.value, claim.value) else f" [{low}, {high}]"  # measured once
+    return f"{'≥ ' if claim.bound else ''}{_number(claim.value)}{claim.unit}{interval}"
 
 
 def _band(claim: Claim) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -160,6 +161,8 @@ def needs(found: Estimate, smallest: float) -> str:
     return "no fewer samples" if found.low > 1 / smallest else "an unsettled number of samples"
 
 
-def claim(id: str, sentence: str, found: Estimate, band: tuple[float, float], unit: str = " times") -> Claim:
-    """A claim about an estimate of a study."""
+def claim(id: str, sentence: str, found: Estimate | None, band: tuple[float, float], unit: str = " times") -> Claim:
+    """A claim about an estimate of a study; of None, where the records do not tell, nothing is identified."""
+    if found is None:
+        return Claim(id, sentence, math.nan, (math.nan, math.nan), band, unit)
     return Claim(id, sentence, found.value, found.interval, band, unit, found.bound == "at least")

@@ -60,6 +60,11 @@ def test_a_value_that_is_not_a_number_decides_nothing() -> None:
     assert "not identified" in repr(Box([claim(NAN, (0, INF))])) and "nan" not in repr(Box([claim(NAN)]))
 
 
+def test_what_was_measured_once_has_no_interval() -> None:
+    assert "Measured 2.5 times; band" in repr(Box([claim(2.5, (2.5, 2.5), (1, INF), unit=" times")]))
+    assert "Measured 2.5 [2.5, 2.6]; band" in repr(Box([claim(2.5, (2.5, 2.6))]))
+
+
 @pytest.mark.parametrize(
     ("interval", "band", "verdict"),
     [

@@ -57,6 +57,7 @@ def test_a_ratio_is_that_of_the_students_teacher_by_teacher(study):
         (Estimate(9.0, 7.0, float("inf"), "at least", 3, 15), "holds"),
         (Estimate(1.2, 0.9, float("inf"), "at least", 3, 15), "unclear"),
         (Estimate(float("nan"), 0.0, float("inf"), "not identified", 3, 15), "unclear"),
+        (None, "unclear"),
     ],
 )
 def test_a_claim_is_judged_by_its_whole_interval(found, verdict):

@@ -55,6 +55,17 @@ def test_teacher_may_stop_when_it_is_done(room: ParityLab) -> None:
     assert torch.equal(short.network().hidden.weight, whole.network(step=int(short.steps[-1])).hidden.weight)
 
 
+def test_look_at_a_teacher(room: ParityLab, tmp_path: Path) -> None:
+    sure = room.worth(room.teacher())
+    assert [layer.path for layer in sure.layers] == ["act"] and sure.accuracy > 0.9
+    small = {"teacher_steps": 20, "layers": 2, "held_out": 64, "test_sentences": 64}
+    room = lab.GrammarLab(profiles.load("grammar", "smoke", device="cpu", overrides=small), Store(tmp_path / "lab"))
+    facts = room.facts(room.teacher(), True)
+    assert set(facts) == {"optimum, held-out", "optimum, test", "worth"}
+    assert [layer["path"] for layer in facts["worth"]["layers"]] == ["blocks.0", "blocks.1"]
+    assert facts["worth"]["accuracy"] < facts["optimum, test"]["accuracy"] < sure.accuracy
+
+
 def test_teacher_that_has_not_learned_says_what_to_do(room: ParityLab) -> None:
     room.settings.teacher_steps = 1
     with pytest.raises(RuntimeError, match="in 1 steps: raise teacher_steps"):
