@@ -34,8 +34,8 @@ PAPERS = (
     ("panigrahi2025", "Progressive distillation helps in masked language modelling on a grammar (tested here: "
      "one checkpoint, and all probabilities of the teacher; the paper's students see its likeliest letter).",
      ("grammar-progressive-ahead", "grammar-progressive-vs-one-shot")),
-    ("gupta2025", "Two-layer networks on parities: extraction is far better than one-shot (labels are shown beside it; with "
-     "100 bits they had the longer training).",
+    ("gupta2025", "Two-layer networks on parities: extraction is far better than one-shot (labels are shown beside "
+     "it; with 100 bits they had the longer training).",
      ("extraction-vs-one-shot", "extraction-vs-labels", "paper-size-vs-one-shot", "paper-size-vs-labels")),
     ("gupta2025", "Two-layer networks on parities: extraction is similar to progressive distillation (tested here: "
      "the same samples within a factor of two; the numbers are progressive's samples over extraction's).",
