@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from itertools import chain
@@ -11,9 +12,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
-from kdutils import reading
+from kdutils import checks, reading
+from kdutils.losses import IGNORE
 from kdutils.signals import Bound, Signal
+
+_NOT_TOLD = {"training", "name_or_path"}  # a mode, and where a network was loaded from
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
 
 
 class One:
@@ -35,24 +41,33 @@ class One:
 
     @torch.no_grad()
     def shape_at(self, path: str, x: Any) -> torch.Size:
-        training = [module for module in self.skeleton.modules() if module.training]
-        self.skeleton.eval()
+        training = checks.in_eval_mode(self.skeleton)
         try:
             values = reading.outputs_at(self.skeleton, _first(x), (path, reading.OUTPUT))[path]
             if path == reading.OUTPUT and self.vocabulary and self.vocabulary > values.shape[-1]:
                 raise ValueError(f"the student's output has {values.shape[-1]} classes, vocabulary={self.vocabulary}")
             return self.cut(values, path).shape
         finally:
-            for module in training:
-                module.training = True
+            checks.restored(training)
 
     def cut(self, values: torch.Tensor, path: str) -> torch.Tensor:
         """Of an output, the classes that everybody has."""
         return values[..., : self.vocabulary] if path == reading.OUTPUT and self.vocabulary else values
 
     def teacher(self, network: nn.Module) -> nn.Module:
-        if any(network is module for module in self.skeleton.modules()):
-            raise ValueError("the teacher is the student itself, or a part of it: give a copy (copy.deepcopy)")
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"a teacher must be a torch module, not a {type(network).__name__}")
+        own, theirs = ({id(module): name for name, module in net.named_modules()} for net in (self.skeleton, network))
+        if id(network) in own or id(self.skeleton) in theirs:
+            raise ValueError(
+                "the teacher is the student itself, a part of it, or its whole: give a copy (copy.deepcopy)"
+            )
+        moving = {id(p): name for name, p in self.skeleton.named_parameters() if p.requires_grad}
+        shared = [own[i] for i in theirs if i in own] + [moving[id(p)] for p in network.parameters() if id(p) in moving]
+        if shared:
+            raise ValueError(
+                f"teacher and student share {shared[0]!r}, which would train in both: give the student a copy"
+            )
         placed = all(tensor.device == self.device for tensor in chain(network.parameters(), network.buffers()))
         return (network if placed else network.to(self.device)).eval()  # a quantised network refuses `to`
 
@@ -160,19 +175,56 @@ def _first(x: Any) -> Any:
 
 
 def _inner(thing: Any) -> list[Any]:
-    """The values of a dataclass, and those in its tuples."""
+    """The values of a dataclass, and those in its tuples and lists."""
     values = [getattr(thing, f.name) for f in fields(thing)] if is_dataclass(thing) else []
-    return [v for value in values for v in (value if isinstance(value, tuple) else (value,))]
+    return [v for value in values for v in (value if isinstance(value, tuple | list) else (value,))]
 
 
 def holds(thing: Any, kind: type | tuple[type, ...]) -> bool:
-    pairs = thing if isinstance(thing, tuple) else _inner(thing)
+    pairs = thing if isinstance(thing, tuple | list) else _inner(thing)
     return isinstance(thing, kind) or any(holds(part, kind) for part in pairs)
+
+
+def layers(thing: Any) -> list[Any]:
+    """The signals in a signal, or in some, that read a hidden layer of the student."""
+    inner = thing if isinstance(thing, tuple | list) else _inner(thing)
+    return [thing] if hasattr(thing, "student_layer") else [found for part in inner for found in layers(part)]
+
+
+@torch.no_grad()
+def shifts(student: nn.Module, batch: Mapping[str, Any]) -> bool | None:
+    """Whether a student's own loss of a batch takes the label of the next position; None, where that does not tell."""
+    labels = batch.get("labels")
+    if "labels" not in inspect.signature(student.forward).parameters or not isinstance(labels, torch.Tensor):
+        return None
+    before = checks.in_eval_mode(student)
+    try:
+        output = student(**batch)
+    finally:
+        checks.restored(before)
+    own, z = getattr(output, "loss", None), getattr(output, "logits", None)
+    if own is None or z is None or labels.dim() != 2 or z.shape[:-1] != labels.shape or z.shape[-1] <= labels.max():
+        return None
+    each = ((z[:, :-1], labels[:, 1:]), (z, labels))
+    shifted, plain = ((own - cross_entropy(z.flatten(0, 1), y.flatten())).abs() for z, y in each)
+    return bool(shifted < plain) if min(shifted, plain) < 0.1 * max(shifted, plain) else None
+
+
+def known_units(units: Any, signals: Sequence[Signal]) -> None:
+    """ValueError where `units` names a layer that no signal reads."""
+    known = {layer.student_layer for layer in layers(list(signals))}
+    if isinstance(units, Mapping) and (lost := [path for path in units if path not in known]):
+        raise ValueError(f"units names {lost[0]!r}, which no stage reads of the student; they read {sorted(known)}")
+
+
+def marks(mask: str | Callable[[Any], torch.Tensor], x: Any) -> torch.Tensor:
+    """Labels (1, batch, ...) that ask for nothing where a mask is 0, for outputs that come without labels."""
+    return torch.where(_masked(mask, x) != 0, 0, IGNORE)
 
 
 def filled(signal: Any, units: Any, mask: Any) -> Signal:
     """A signal, also inside others, whose hidden layers take `units` and `mask` where they do not say themselves."""
-    if isinstance(signal, tuple):
+    if isinstance(signal, tuple | list):
         return tuple(filled(part, units, mask) for part in signal)
     if not is_dataclass(signal):
         return signal
@@ -201,7 +253,7 @@ def described(thing: Any) -> str:
     if is_dataclass(thing):
         told = [f"{f.name}={described(getattr(thing, f.name))}" for f in fields(thing) if f.name != "name"]
         return f"{type(thing).__name__}({', '.join(told)})"
-    if isinstance(thing, tuple):
+    if isinstance(thing, tuple | list):
         return f"({', '.join(map(described, thing))})"
     if isinstance(thing, partial):
         return f"{described(thing.func)}{described(thing.args)}{thing.keywords}"
@@ -210,8 +262,13 @@ def described(thing: Any) -> str:
 
 @torch.no_grad()
 def fingerprint(network: nn.Module) -> str:
-    """Twelve characters that tell trained networks apart: names, shapes and up to 256 entries of every tensor."""
+    """Twelve characters that tell trained networks apart: the plain attributes of their modules and of every tensor
+    name, shape, up to 256 entries, and the sum of all as whole numbers, which is the same on every device."""
     digest = hashlib.sha256()
+    for path, module in network.named_modules():
+        plain = {name: value for name, value in vars(module).items() if type(value) in (bool, int, float, str)}
+        told = {name: value for name, value in plain.items() if name[0] != "_" and name not in _NOT_TOLD}
+        digest.update(f"{path} {type(module).__name__} {sorted(told.items())}".encode())
     for name, tensor in network.state_dict().items():
         if not isinstance(tensor, torch.Tensor):  # what a module says of itself
             continue
@@ -219,4 +276,7 @@ def fingerprint(network: nn.Module) -> str:
         some = flat[:: max(1, -(-len(flat) // 256))].cpu()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(some.contiguous().view(torch.uint8).numpy().tobytes())
+        whole = flat.dequantize() if flat.is_quantized else flat
+        bits = whole.contiguous().view(_BITS[whole.element_size()]) if whole.element_size() in _BITS else whole
+        digest.update(str(bits.sum(dtype=torch.int64).item()).encode())
     return digest.hexdigest()[:12]

@@ -58,6 +58,12 @@ def nonfinite(target: Any) -> str | None:
     return f"sample {bad[0, 1]} of seed number {bad[0, 0]}" if len(bad) else None
 
 
+def not_probabilities(outputs: torch.Tensor) -> None:
+    """Refuse a teacher's outputs (..., classes) that its softmax has already been taken of."""
+    if outputs.shape[-1] > 1 and bool((outputs >= 0).all() and ((outputs.sum(-1) - 1).abs() < 1e-3).all()):
+        raise ValueError("the teacher's outputs are probabilities, which sum to 1: let it return logits")
+
+
 def one_process(network: nn.Module) -> None:
     """Refuse a network that was wrapped for several processes, and warn where there are several: nothing is shared."""
     advice = "kdutils.distiller and kdutils.hf train one network on several processes"
@@ -72,3 +78,38 @@ def one_process(network: nn.Module) -> None:
             f"own; {advice}",
             stacklevel=3,
         )
+
+
+def attributes(network: nn.Module) -> dict[tuple[str, str], Any]:
+    """What a network's modules hold beside their parameters, buffers and modules."""
+    held = ("_parameters", "_buffers", "_modules")
+    parts = network.named_modules()
+    return {(path, name): value for path, part in parts for name, value in vars(part).items() if name not in held}
+
+
+def evaluated(network: nn.Module) -> nn.Module:
+    """The network in eval mode; ValueError for one that does more there than to note it, as adapters do that merge."""
+    before = attributes(network)
+    network.eval()
+    for (path, name), value in attributes(network).items():
+        if name != "training" and before.get((path, name), network) is not value:
+            part = type(network.get_submodule(path)).__name__
+            raise ValueError(
+                f"{part} changes its attribute {name!r} when it is put in eval mode, and an ensemble goes from mode to "
+                "mode at every evaluation: let make() leave it out, or train the network with kdutils.distiller"
+            )
+    return network
+
+
+def in_eval_mode(network: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """Put a network in eval mode; what `restored` needs to bring every module back."""
+    before = [(module, module.training) for module in network.modules()]
+    network.eval()
+    return before
+
+
+def restored(before: list[tuple[nn.Module, bool]]) -> None:
+    """By `train` and not by hand: a module may do more there than note its mode, as adapters do that merge."""
+    for module, training in before:  # a module comes before its parts
+        if module.training != training:
+            module.train(training)

@@ -24,6 +24,9 @@ class Stage:
     steps: int | None = None
     only: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "only", (self.only,) if isinstance(self.only, str) else tuple(self.only))
+
 
 @dataclass(frozen=True)
 class Curriculum:

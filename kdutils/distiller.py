@@ -39,8 +39,8 @@ class Distiller(nn.Module):
         calibration_labels: its labels, for hidden signals with `positions="asked"`.
         units: the dimension that holds the units, for hidden layers that do not say themselves: a number, or
             {student's path: number}.
-        mask: which positions count in hidden signals that do not say themselves: the name of an entry of the batch,
-            such as "attention_mask", or a function of the batch.
+        mask: which positions count, in hidden signals that do not say themselves and in outputs that come without
+            labels: the name of an entry of the batch, such as "attention_mask", or a function of the batch.
         vocabulary: of the outputs, only the first so many classes: for the same token ids, padded to different sizes.
         seed: of the projections and regressors.
 
@@ -79,15 +79,20 @@ class Distiller(nn.Module):
             raise ValueError(f"the student must be a torch module, not a {type(student).__name__}")
         if type(student).__module__.startswith(("torch.nn.parallel.", "torch.distributed.fsdp.fully_sharded")):
             raise ValueError(f"give the network itself, and wrap the Distiller in {type(student).__name__} instead")
+        if not isinstance(plan, Curriculum):
+            raise ValueError(f"the plan must be a Curriculum, as from kdutils.curriculum, not a {type(plan).__name__}")
         lengths = plan.lengths(checks.count("total", total))
         self.student, self.plan = student, plan
         self.starts, self.total = [0, *accumulate(lengths)][:-1], sum(lengths)
+        binding.known_units(units, [stage.signal for stage in plan.stages])
         self._stages = [replace(s, signal=binding.filled(s.signal, units, mask)) for s in plan.stages]
+        self._mask = mask
         self._one = binding.One(student, seed, vocabulary and checks.count("vocabulary", vocabulary))
         x, y = (binding.lead(part) for part in (calibration, calibration_labels))
         self._bounds: list[Bound] = [stage.signal.bind(self._one, x, y) for stage in self._stages]
         self._one.enter()
         self._labels = [binding.holds(stage.signal, Labels) for stage in self._stages]
+        self._asks = [any(s.positions == "asked" for s in binding.layers(stage.signal)) for stage in self._stages]
         told = [
             f"{length} steps of {binding.described(s.signal)}{s.only or ''}"
             for length, s in zip(lengths, plan.stages, strict=True)
@@ -129,6 +134,8 @@ class Distiller(nn.Module):
         if self._labels[self._now] and (not isinstance(labels, torch.Tensor) or labels.is_floating_point()):
             found = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
             raise ValueError(f"stage {self._now + 1} learns from labels: give whole numbers, not {found}")
+        if labels is None and self._asks[self._now]:
+            raise ValueError(f"stage {self._now + 1} matches a layer where labels ask: give labels")
         self._check_place()
         if not self._agreed:
             self._agree()
@@ -137,21 +144,33 @@ class Distiller(nn.Module):
         bound = self._bounds[self._now]
         self._one.enter(self._now)
         self._one.rows = rows
-        target = bound.target(binding.lead(batch), binding.lead(labels))
+        x, y = binding.lead(batch), binding.lead(labels)
+        if y is None and self._mask is not None and reading.OUTPUT in bound.reads:
+            y = binding.marks(self._mask, x)
+        target = bound.target(x, y)
         self._one.enter()  # what teachers said is not held while the student runs
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
         values = reading.outputs_at(self.student, batch, reads)
-        self._check_labels(values.get(reading.OUTPUT), labels)
+        self._check_labels(
+            values.get(reading.OUTPUT), None if y is None else y[0], "a mask" if labels is None else "labels"
+        )
+        self._check_gradient(values, bound)
         loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
         self.drawn.step.fill_(int(step))
         return loss.squeeze(0)
 
-    def _check_labels(self, outputs: torch.Tensor | None, labels: Any) -> None:
+    def _check_labels(self, outputs: torch.Tensor | None, labels: Any, what: str) -> None:
         if outputs is None or not isinstance(labels, torch.Tensor) or outputs.shape[:-1] == labels.shape:
             return
         if self._labels[self._now] or outputs.dim() > 2:
-            needed = f"outputs {tuple(outputs.shape)} need labels {tuple(outputs.shape[:-1])}"
+            needed = f"outputs {tuple(outputs.shape)} need {what} {tuple(outputs.shape[:-1])}"
             raise ValueError(f"{needed}, not {tuple(labels.shape)}")
+
+    def _check_gradient(self, values: dict[str, torch.Tensor], bound: Bound) -> None:
+        for path in bound.reads if torch.is_grad_enabled() else ():
+            if not values[path].requires_grad:
+                cause = "all that leads to it is frozen or detached, or checkpointed with use_reentrant=True"
+                raise ValueError(f"no gradient comes from {path or 'the output'!r} of the student: {cause}")
 
     def _check_place(self) -> None:
         if (where := next(self.student.parameters()).device) != self._one.device:
@@ -181,7 +200,7 @@ class Distiller(nn.Module):
 
     def _restrict(self) -> None:
         """Where a stage moves only some parameters, the others lose their gradient as soon as they have it."""
-        named = dict(self.student.named_parameters())
+        named = {name.replace("_orig_mod.", ""): p for name, p in self.student.named_parameters()}  # compiled or not
         for stage in self._stages:
             if stage.only and not any(name.startswith(stage.only) for name in named):
                 raise ValueError(f"the student has no parameter whose name starts with one of {stage.only}")

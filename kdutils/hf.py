@@ -41,7 +41,8 @@ class CurriculumTrainer(Trainer):
         calibration: a batch without labels, the same in every process. None: the first rows of the training set.
         mask: as in `Distiller`; "attention_mask" counts only where batches have such an entry.
         units, vocabulary: as in `Distiller`. Its seed is `args.seed`.
-        shift_labels: whether the label of a position is that of the next one. None: for `...ForCausalLM` alone.
+        shift_labels: whether the label of a position is that of the next one. None: as in the student's own loss, tried
+            on the first rows; where that does not tell, for `...ForCausalLM` and classes made from them.
         fresh_moments: whether the optimiser forgets its state at the start of a stage.
 
     Attributes:
@@ -80,34 +81,67 @@ class CurriculumTrainer(Trainer):
             args.ddp_find_unused_parameters = True  # a hidden stage leaves the head out
         super().__init__(model, args, **kwargs)
         self._set_signature_columns_if_needed()  # by the student's own forward
+        if not self.label_names and args.remove_unused_columns and "labels" in self._first_row():
+            advice = "give TrainingArguments label_names=['labels'] (or remove_unused_columns=False)"
+            raise ValueError(f"the student's forward takes no labels, so the Trainer would drop them: {advice}")
         self.model_accepts_loss_kwargs = False
-        batch = self._first_rows() if calibration is None else calibration
-        batch = self._prepare_input(batch)
+        inner = self.accelerator.unwrap_model(model)
+        self.two_sided = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
+        causal = any(kind.__name__ in CAUSAL.values() for kind in type(inner).__mro__)
+        self.shift_labels = causal and not self.two_sided if shift_labels is None else shift_labels
+        if shift_labels is None and "labels" in self._first_row() and not self.is_fsdp_enabled:
+            own = binding.shifts(inner, self._prepare_input(self._first_rows(4)))
+            self.shift_labels = self.shift_labels if own is None else own
+        batch, labels = self._asked(self._first_rows()) if calibration is None else (calibration, None)
+        if not any(layer.positions == "asked" for layer in binding.layers([s.signal for s in curriculum.stages])):
+            labels = None
+        batch, labels = self._prepare_input(batch), self._prepare_input(labels)
         if mask == "attention_mask" and not (isinstance(batch, Mapping) and mask in batch):
             mask = None
-        name = type(self.accelerator.unwrap_model(model)).__name__
-        self.shift_labels = name in CAUSAL.values() if shift_labels is None else shift_labels
+        if self.two_sided and mask == "attention_mask":
+            mask = self._mask_of_encoder(curriculum)
         self._settings = {"calibration": batch, "mask": mask, "units": units, "vocabulary": vocabulary,
-                          "seed": args.seed}  # fmt: skip
+                          "seed": args.seed, "calibration_labels": labels}  # fmt: skip
         if any(binding.holds(s.signal, recorded.RECORDED) for s in curriculum.stages):
             self._number_rows()
         self.distiller = self.model = self.model_wrapped = _Hosted(
             self.model, curriculum, total=self._steps(), **self._settings
         )
+        if (total := self.distiller.total) < (steps := self._steps()):
+            raise ValueError(
+                f"the curriculum ends after {total} of {steps} steps: leave its last stage open (steps=None)"
+            )
+        held = {id(p) for group in getattr(self.optimizer, "param_groups", ()) for p in group["params"]}
+        if self.optimizer is not None and any(id(p) not in held for p in self.distiller.drawn.parameters()):
+            raise ValueError("the plan learns a map of its own, which the given optimizer does not hold: leave it out")
         if fresh_moments:
             self.add_callback(_FreshMoments(self.distiller.starts[1:]))
+
+    def _first_row(self) -> Mapping[str, Any]:
+        rows = self.train_dataset
+        row = rows[0] if hasattr(rows, "__getitem__") and len(rows) else None
+        return row if isinstance(row, Mapping) else {}
+
+    def _mask_of_encoder(self, plan: Curriculum) -> str | None:
+        """Its name, where only layers of the encoder are read: of a decoder's positions it says nothing."""
+        layers = [layer for layer in binding.layers([s.signal for s in plan.stages]) if layer.positions == "all"]
+        if sides := {"encoder" in layer.student_layer.split(".") for layer in layers}:
+            if sides == {True}:
+                return "attention_mask"
+            advice = "say which count: mask=None for all, mask=a function of the batch, or `positions` of each"
+            raise ValueError(f"attention_mask is of the encoder, and the plan reads layers of the decoder: {advice}")
+        return None
 
     def _steps(self) -> int:
         if self.args.max_steps > 0:
             return self.args.max_steps
         return self.set_initial_training_values(self.args, self.get_train_dataloader())[-1]
 
-    def _first_rows(self) -> Any:
+    def _first_rows(self, rows: int = CALIBRATION) -> dict[str, Any]:
         if self.train_dataset is None:
             raise ValueError("without a train_dataset, give a batch for calibration")
         with seeding.global_rng(self.args.seed, "calibration"):  # collators may draw at random
-            batch = self._collated(list(islice(iter(self.train_dataset), CALIBRATION)))
-        return {name: value for name, value in batch.items() if name not in self.label_names}
+            return self._collated(list(islice(iter(self.train_dataset), rows)))
 
     def _collated(self, rows: list[Any]) -> dict[str, Any]:
         """A batch as a step reads it."""
@@ -125,9 +159,8 @@ class CurriculumTrainer(Trainer):
         """
 
         def collate(rows: list[Any]) -> dict[str, Any]:
-            batch = self._collated(rows)
-            labels = [batch.pop(name) for name in self.label_names if name in batch]
-            return batch | {"labels": self._shifted(labels[0]) if labels else None}
+            batch, labels = self._asked(self._collated(rows))
+            return batch | {"labels": labels}
 
         plan, student = self.distiller.plan, self.distiller.student
         recorded.record(plan, student, self.train_dataset, folder, collate=collate, **self._settings, **fields)
@@ -154,17 +187,29 @@ class CurriculumTrainer(Trainer):
         rows = batch.pop(ROW, None)
         if not model.training:
             return super().compute_loss(model, batch, return_outputs)
-        labels = [batch.pop(name) for name in self.label_names if name in batch]
-        if len(labels) > 1:
-            raise ValueError(f"a curriculum knows one kind of labels, not {self.label_names}")
-        y = self._shifted(labels[0]) if labels else None
+        batch, y = self._asked(batch)
+        if y is None and self.two_sided and self._settings["mask"] == "attention_mask":
+            raise ValueError("outputs of an encoder-decoder need labels: attention_mask says nothing of its decoder")
         loss = model(distilled=(batch, y, self.state.global_step, rows))
         return (loss, {"loss": loss}) if return_outputs else loss
 
-    def _shifted(self, labels: torch.Tensor) -> torch.Tensor:
-        if not self.shift_labels:
-            return labels
-        return torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)], 1)
+    def _asked(self, batch: Mapping[str, Any]) -> tuple[dict[str, Any], torch.Tensor | None]:
+        """A batch without its labels, and these, aligned with the outputs; a decoder's inputs come from them."""
+        batch = dict(batch)
+        found = [batch.pop(name) for name in self.label_names if name in batch]
+        if len(found) > 1:
+            raise ValueError(f"a curriculum knows one kind of labels, not {self.label_names}")
+        labels = found[0] if found else None
+        if self.two_sided and not any(name.startswith("decoder_input") for name in batch):
+            make = getattr(self.accelerator.unwrap_model(self.model), "prepare_decoder_input_ids_from_labels", None)
+            if labels is None or make is None:
+                raise ValueError(
+                    "an encoder-decoder needs decoder_input_ids in its batches, or labels to make them from"
+                )
+            batch["decoder_input_ids"] = make(labels)
+        if self.shift_labels and labels is not None:
+            labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)], 1)
+        return batch, labels
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.state.global_step:

@@ -2,7 +2,7 @@
 
 An object is told apart by its class and its attributes; functions and classes by what their code does, what they
 captured, and the globals that they read, in turn; code of an installed distribution by its name and version. What code
-reads from outside while it runs (files, environment variables, the clock) is not looked at.
+reads from outside while it runs is not looked at here: `kdutils.tasks.outside` listens to tasks.
 """
 
 from __future__ import annotations
@@ -184,9 +184,7 @@ class _Walk:
         if kind in source.BUILTIN:
             holder, known = source.builtin(thing)
             return known or ({"method": thing.__name__, "of": self.value(holder, where)})
-        if isinstance(thing, ctypes.CDLL | type(os.environ)):
-            return self.hidden(thing, where)
-        return self.object(thing, where)
+        return (self.hidden if isinstance(thing, ctypes.CDLL | type(os.environ)) else self.object)(thing, where)
 
     def tensor(self, thing: torch.Tensor, where: str) -> dict[str, Any]:
         data = thing.detach().dequantize() if thing.is_quantized else thing.detach()
@@ -259,8 +257,10 @@ class _Walk:
 
     def read(self, f: types.FunctionType, chain: tuple, owner: str) -> Any:
         home, found = source.resolve(f, chain)
-        name = ".".join(str(part) for part in chain if part)
-        return {"of": home} if home else self.value(found, f"global `{name}` read by `{owner}`")
+        where = f"global `{'.'.join(str(part) for part in chain if part)}` read by `{owner}`"
+        if home and {"environ", "getenv"}.isdisjoint(chain):
+            return {"of": home}
+        return self.hidden(found, where) if home else self.value(found, where)
 
     def object(self, thing: Any, where: str) -> dict[str, Any]:
         """Any other object: what it says of itself, or what a copy would be made from."""

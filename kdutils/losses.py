@@ -12,6 +12,11 @@ from torch.nn import functional as F
 IGNORE = -100  # the label of a position where nothing is asked (torch's default ignore_index)
 
 
+def asked(y: torch.Tensor) -> torch.Tensor:
+    """Where labels ask for something; in types that cannot hold `IGNORE`, such as bytes, everywhere."""
+    return y.long() != IGNORE
+
+
 def pair(values: torch.Tensor, weights: torch.Tensor | None) -> Any:
     """(values, weights), or the values alone where all count (on a GPU a look at the weights would have to wait)."""
     return values if weights is None or (weights.device.type == "cpu" and weights.all()) else (values, weights)
@@ -43,7 +48,7 @@ def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """`nats`, and 0 where the label is `IGNORE`."""
     if logits.shape[:-1] != y.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need labels {tuple(logits.shape[:-1])}, not {tuple(y.shape)}")
-    return where(y != IGNORE, nats, logits, y)
+    return where(asked(y), nats, logits, y.long())
 
 
 def mean(values: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:

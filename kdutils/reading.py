@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from kdutils import checks
 from kdutils.losses import IGNORE, check_classes, only
 
 OUTPUT = ""  # the path of a module in itself (`nn.Module.get_submodule("")`): the network's own output
@@ -103,7 +104,7 @@ def outputs_at(
     while isinstance(model, nn.DataParallel) and (state or tuple(paths) != (OUTPUT,)):  # a hook sees one device's part
         model, state = model.module, {name.removeprefix("module."): value for name, value in state.items()}
     dtype = next((p.dtype for p in chain(state.values(), model.parameters()) if p.is_floating_point()), torch.float32)
-    x = each(lambda t: t.to(dtype) if t.is_floating_point() else t, x)
+    x = each(lambda t: t.to(dtype, copy=True) if t.is_floating_point() else t.clone(), x)  # it may be changed in place
     args, named = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
     modules = {path: module_at(model, path) for path in paths if path != OUTPUT}
     entries = sum(len(m._parameters) + len(m._buffers) for m in model.modules()) if state else 0
@@ -171,7 +172,9 @@ def shapes(
     few = each(lambda t: t[:, [0, -1]], x)  # two samples: so few that no other dimension is taken for theirs
     sides = [(students.skeleton, path, students.shape_at(path, few))]
     if teacher is not None:
-        sides.append((teacher, layer, students.read(teacher, few, layer).shape[1:]))
+        values = students.read(teacher, few, layer)
+        checks.not_probabilities(values) if layer == OUTPUT else None
+        sides.append((teacher, layer, values.shape[1:]))
     found = [check_units(*side, 2, units) for side in sides]
     if found[0][:-1] != found[-1][:-1]:
         names = f"{layer or 'the output'!r} of the teacher and {path or 'the output'!r} of the student"

@@ -63,6 +63,7 @@ def record(
     one = binding.One(student, seed, vocabulary)
     first = binding.lead(calibration), binding.lead(calibration_labels)
     stages, found = _stages(plan)
+    binding.known_units(units, list(found.values()))
     told = f"seed {seed}, units {units}, mask {binding.described(mask)}, vocabulary {vocabulary}, top_k {top_k}"
     about = {
         "name": plan.name, "stages": stages, "settings": told, "rows": len(rows), "shard": shard, "shards": {},
@@ -170,7 +171,7 @@ class RecordedOutput:
         def target(x: Any, y: Any) -> Any:
             found = self.targets.get(students, x, self.key)
             log_p, ids = found["log_p"].float().log_softmax(-1), found.get("ids")
-            asked = y != losses.IGNORE if log_p.dim() > 3 and isinstance(y, torch.Tensor) else None
+            asked = losses.asked(y) if log_p.dim() > 3 and isinstance(y, torch.Tensor) else None
             parts = log_p, asked, None if ids is None else ids.long()
             return tuple(part for part in parts if part is not None)  # an ensemble spreads tensors alone
 

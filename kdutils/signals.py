@@ -80,7 +80,7 @@ class Labels:
             labels, asked = target if isinstance(target, tuple) else (target, None)
             return losses.mean(losses.where(asked, losses.nats, values[reading.OUTPUT], labels), asked)
 
-        return Bound((reading.OUTPUT,), lambda x, y: losses.pair(y.long(), y != losses.IGNORE), loss)
+        return Bound((reading.OUTPUT,), lambda x, y: losses.pair(y.long(), losses.asked(y)), loss)
 
     def __str__(self) -> str:
         return "labels"
@@ -114,7 +114,7 @@ class Output:
             wanted = students.read(teacher, x, reading.OUTPUT)
             heat = self.teacher_temperature  # once a seed, not once a member; a class ruled out is no number gone wrong
             wanted = (losses.tempered(wanted, heat) if self.share == 1 else wanted).clamp_min(lowest)
-            return losses.pair(wanted, y != losses.IGNORE if wanted.dim() > 3 and isinstance(y, torch.Tensor) else None)
+            return losses.pair(wanted, losses.asked(y) if wanted.dim() > 3 and isinstance(y, torch.Tensor) else None)
 
         def compare(own: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
             if self.share < 1:

@@ -75,7 +75,7 @@ class Ensemble:
         _check(built)
         # as they were built: a part that its author put into eval mode stays so when students train
         self._training = [name for name, part in built[0].named_modules() if part.training]
-        self.networks = [network.to(self.device).eval() for network in built]
+        self.networks = [checks.evaluated(network.to(self.device)) for network in built]
         self.frozen = frozenset(name for name, p in self.skeleton.named_parameters() if not p.requires_grad)
         self.stacks = models.stacks(self.skeleton)
         self.parameters = self._stack([dict(n.named_parameters()) for n in self.networks])
@@ -192,11 +192,11 @@ class Ensemble:
         if len(self) == 1:
             return _Way.ONE_BY_ONE
         try:
-            before = _attributes(self.skeleton)
+            before = checks.attributes(self.skeleton)
             pairs = zip(alone, tried(lambda p: self._vmapped(x, paths, p)), strict=True)
             if not all(torch.allclose(one, two, rtol=1e-3, atol=1e-4, equal_nan=True) for one, two in pairs):
                 raise ValueError("torch.func.vmap gives other numbers")
-            if any(value is not before[key] for key, value in _attributes(self.skeleton).items()):
+            if any(value is not before[key] for key, value in checks.attributes(self.skeleton).items()):
                 raise ValueError("a pass changes Python attributes")
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -264,13 +264,6 @@ class Ensemble:
             "drawn": self.drawn,
             "training": self._training,
         }
-
-
-def _attributes(network: nn.Module) -> dict[tuple[str, str], Any]:
-    """What a network's modules hold beside their parameters, buffers and modules."""
-    held = ("_parameters", "_buffers", "_modules")
-    parts = network.named_modules()
-    return {(path, name): value for path, part in parts for name, value in vars(part).items() if name not in held}
 
 
 class _Way(Enum):

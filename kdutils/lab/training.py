@@ -18,8 +18,8 @@ from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import SGD, Optimiser
 from kdutils.lab.record import Run, Saved, from_store, tell_of_attributes, to_store
 from kdutils.signals import Bound
-from kdutils.tasks import cost
-from kdutils.tasks.sampling import HeldOut, Samples
+from kdutils.tasks import cost, outside
+from kdutils.tasks.sampling import HeldOut, Samples, draw
 
 CALIBRATION = 1024  # positions a seed that a stage reads once, to fix the scale of its targets; 64 samples at least
 
@@ -110,39 +110,41 @@ def train(
         return from_store(*stored, key, settings, students)
 
     cost.keep_freed_memory()
-    loop = _Loop(students.clone(), task, batch, held_out_task, held_out, optimiser, steps, mode)
-    bar = tqdm(total=steps, desc=curriculum.name, leave=False, disable=not _watched(progress), mininterval=0.5)
-    saved = Saved(runs, key, save_every)
-    begun, first = saved.load(loop) or (0, 0)
-    if not loop.evaluations:
-        loop.evaluate()
-    for index, (stage, length) in enumerate(zip(curriculum.stages, lengths, strict=True)):
-        if index < begun:
-            continue
-        first, last_stage = first if index == begun else loop.step, index == len(lengths) - 1
-        loop.enter(stage, index, first)
-        saved.restore(loop)
-        for step in range(loop.step + 1, first + length + 1):
-            loop.advance(step)
-            if keep_every and step % keep_every == 0:
-                loop.keep()
-            if step % evaluate_every == 0 or step == first + length:
-                accuracy = loop.evaluate()
-                bar.update(step - bar.n)
-                bar.set_postfix_str(f"median {loop.judge.metric} {np.median(accuracy):.3f}")
-                if until is not None and last_stage and loop.decided(until):
-                    break
-            saved.tick(loop, index, first)
-        loop.stages.append((str(stage.signal), first, loop.step))
+    with outside.noted() as found:
+        loop = _Loop(students.clone(), task, batch, held_out_task, held_out, optimiser, steps, mode)
+        bar = tqdm(total=steps, desc=curriculum.name, leave=False, disable=not _watched(progress), mininterval=0.5)
+        saved = Saved(runs, key, save_every)
+        begun, first = saved.load(loop) or (0, 0)
+        if not loop.evaluations:
+            loop.evaluate()
+        for index, (stage, length) in enumerate(zip(curriculum.stages, lengths, strict=True)):
+            if index < begun:
+                continue
+            first, last_stage = first if index == begun else loop.step, index == len(lengths) - 1
+            loop.enter(stage, index, first)
+            saved.restore(loop)
+            for step in range(loop.step + 1, first + length + 1):
+                loop.advance(step)
+                if keep_every and step % keep_every == 0:
+                    loop.keep()
+                if step % evaluate_every == 0 or step == first + length:
+                    accuracy = loop.evaluate()
+                    bar.update(step - bar.n)
+                    bar.set_postfix_str(f"median {loop.judge.metric} {np.median(accuracy):.3f}")
+                    if until is not None and last_stage and loop.decided(until):
+                        break
+                if not found or version is not None:
+                    saved.tick(loop, index, first)
+            loop.stages.append((str(stage.signal), first, loop.step))
     bar.close()
     run = loop.finish(saved.seconds, settings, key)
     tell_of_attributes(students, run.students)
     run.students.networks = students.networks  # as built: so they are, too, in a run that is read back
     del loop
     cost.give_back_memory()
-    if runs is not None:
+    if runs is not None and runs.accepts({"version": version, "read": {"unseen": list(found)}}):
         runs.save(key, *to_store(run))
-        saved.discard()
+    saved.discard()
     return run
 
 
@@ -176,7 +178,7 @@ class _Loop:
         students = self.students
         generators = [seeding.generator(seed, "calibration", index, device=students.device) for seed in students.seeds]
         size = max(64, CALIBRATION // max(1, self.judge.pieces[0][1][0].numel()))
-        x, y = (torch.stack(p) for p in zip(*[self.task.sample(size, g) for g in generators], strict=True))
+        x, y = (torch.stack(p) for p in zip(*[draw(self.task, size, g) for g in generators], strict=True))
         self.entry = self._copy()
         self.bound = stage.signal.bind(students, x, y)
         moving = {n: p for n, p in students.parameters.items() if n not in students.frozen}

@@ -90,8 +90,7 @@ def worth(
     paths = tuple(dict.fromkeys(layers))
     if not paths:
         raise ValueError("name the layers to look at, such as ['blocks.0']")
-    training, halves, first, found = [m for m in teacher.modules() if m.training], ([], []), None, 0
-    teacher.eval()
+    training, halves, first, found = checks.in_eval_mode(teacher), ([], []), None, 0
     try:
         for number, (x, y) in enumerate(loader):
             first = x if first is None else first
@@ -103,8 +102,7 @@ def worth(
             raise ValueError("the loader gives fewer than two batches: half of them fit, the others measure")
         costs = [_cost(teacher, first, path) for path in (*paths, reading.OUTPUT)]
     finally:
-        for module in training:
-            module.training = True
+        checks.restored(training)
     fit, held = ({key: torch.cat([part[key] for part in half]) for key in half[0]} for half in halves)
     both = {key: torch.cat([fit[key], held[key]]) for key in (reading.OUTPUT, "labels")}
     p = both[reading.OUTPUT].exp()
@@ -125,7 +123,10 @@ def _rows(teacher: nn.Module, x: Any, y: torch.Tensor, paths: tuple[str, ...], u
     if values[reading.OUTPUT].shape[:-1] != y.shape:
         own = tuple(values[reading.OUTPUT].shape)
         raise ValueError(f"outputs {own} need labels {own[:-1]}, not {tuple(y.shape)}")
-    asked = y != losses.IGNORE
+    losses.check_classes(classes := values[reading.OUTPUT].shape[-1])
+    asked = losses.asked(y)
+    if len(wrong := y[asked & ((y < 0) | (y >= classes))]):
+        raise ValueError(f"label {wrong[0].item()} is none of the teacher's classes, 0 to {classes - 1}")
     kept = {"labels": y[asked].cpu()}
     for path, value in values.items():
         if path != reading.OUTPUT:

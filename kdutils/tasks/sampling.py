@@ -14,9 +14,16 @@ import torch
 
 from kdutils import losses, reading, seeding
 from kdutils.signals import Students
+from kdutils.tasks import outside
 
 BLOCK = 32  # steps whose samples are drawn at once: drawing is cheaper in larger pieces ...
 LARGEST = 2**15  # ... of up to so many samples
+
+
+def draw(task: Any, n: int, stream: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """`task.sample`; what it reads from outside is noted (`kdutils.tasks.outside`)."""
+    with outside.drawing(task):
+        return task.sample(n, stream)
 
 
 class Samples:
@@ -33,7 +40,7 @@ class Samples:
         """The next batch of every seed: (seeds, batch, ...) inputs and labels."""
         if not self.drawn:
             shape = max(1, min(BLOCK, LARGEST // self.batch)), self.batch
-            pairs = [self.task.sample(math.prod(shape), stream) for stream in self.streams]
+            pairs = [draw(self.task, math.prod(shape), stream) for stream in self.streams]
             x, y = (torch.stack([p.unflatten(0, shape) for p in part], 1) for part in zip(*pairs, strict=True))
             self.drawn = list(zip(x, y, strict=True))[::-1]
         batch = self.drawn.pop()
@@ -75,7 +82,7 @@ class HeldOut:
                 "samples: give held_out_task, a task over other data (or say `finite = False` on the task)"
             )
         judge = task if judge is None else judge
-        x, y = judge.sample(n, seeding.generator(0, "held-out", device=device))
+        self.judge, (x, y) = judge, draw(judge, n, seeding.generator(0, "held-out", device=device))
         self.pieces = list(zip(x.split(rows), y.split(rows), strict=True))
         self.score = getattr(judge, "score", None)
         self.metric = "accuracy" if self.score is None else getattr(judge, "score_name", "score")
@@ -91,7 +98,8 @@ class HeldOut:
         if self.score is not None:
             y = torch.cat([part for _, part in self.pieces])
             outputs = torch.cat([_outputs(students, x) for x, _ in self.pieces], 1)
-            score = np.array([float(self.score(own, y)) for own in outputs], dtype=np.float32)
+            with outside.drawing(self.judge):
+                score = np.array([float(self.score(own, y)) for own in outputs], dtype=np.float32)
             return score, -score if self.higher_is_better else score
         right = surprise = asked = 0
         for x, y in self.pieces:
@@ -124,14 +132,14 @@ def finite(task: Any) -> bool:
     if said is not None or hasattr(task, "__len__"):
         return said is None or bool(said)
     stream = seeding.generator(0, "finite")
-    x, _ = task.sample(1, stream)
+    x, _ = draw(task, 1, stream)
     if not isinstance(x, torch.Tensor):
         raise ValueError(
             f"{type(task).__name__} gives inputs as a {type(x).__name__}; many networks at once read one tensor: let "
             "the task give that, and wrap the network so that it takes it apart"
         )
     size = x.numel()
-    x = task.sample(max(2, min(1024, 2**24 // size)), stream)[0].flatten(1)
+    x = draw(task, max(2, min(1024, 2**24 // size)), stream)[0].flatten(1)
     holds = any(hasattr(value, "__len__") and getattr(value, "ndim", 0) > 0 for value in vars(task).values())
     real = x.is_floating_point() and bool((x.nan_to_num() != x.nan_to_num().round()).any())
     return (holds or real) and len(torch.unique(x, dim=0)) < len(x)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from kdutils import curriculum, projections, seeding
+from kdutils import binding, curriculum, projections, seeding
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.distiller import Distiller
 from kdutils.lab.ensemble import Ensemble
@@ -464,3 +464,141 @@ def test_a_signal_of_ones_own_and_a_recurrent_student() -> None:
     distiller = Distiller(Recurrent(8), plan, total=8, calibration=ids)
     for step in (0, 7):
         assert distiller(ids, ids.roll(-1, 1), step).isfinite()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_student_that_shares_with_its_teacher_is_refused(wrapped: bool) -> None:
+    teacher = net(8, 1)
+    seen = nn.DataParallel(teacher) if wrapped else teacher
+    part = next(name for name, _ in teacher.named_children())
+    borrowed, tied, frozen = net(8), net(8), net(8)
+    setattr(borrowed, part, getattr(teacher, part))
+    first = next(name for name, _ in teacher.named_parameters())
+    path, _, leaf = first.rpartition(".")
+    for student in (tied, frozen):
+        setattr(student.get_submodule(path), leaf, teacher.get_parameter(first))
+    for student in (borrowed, tied):
+        refused(lambda s=student: host(s, curriculum.one_shot(seen)), "teacher and student share")
+    teacher.get_parameter(first).requires_grad_(False)
+    host(frozen, curriculum.one_shot(seen))  # what nobody trains may be shared
+    refused(
+        lambda: host(teacher, curriculum.one_shot(nn.Sequential(teacher))), "the teacher is the student itself, a part"
+    )
+
+
+def test_a_mask_counts_in_outputs_that_come_without_labels() -> None:
+    student, teacher = (built(partial(transformer, width), seed) for width, seed in ((4, 1), (8, 2)))
+    x, y = Tokens().sample(16, seeding.generator(0, "x"))
+    distiller = host(student, curriculum.one_shot(teacher), calibration=x, mask=lambda ids: ids != PAD)
+    asked = host(student, curriculum.one_shot(teacher), calibration=x)
+    marks = torch.where(x == PAD, IGNORE, 0)
+    assert distiller(x, None, 0) == asked(x, marks, 0) != asked(x, None, 0)
+    assert distiller(x, y, 0) == asked(x, y, 0)  # labels say it themselves
+    wrong = host(student, curriculum.one_shot(teacher), calibration=x, mask=lambda ids: (ids != PAD)[:, 1:])
+    refused(lambda: wrong(x, None, 0), r"outputs \(16, 6, 11\) need a mask \(16, 6\), not \(16, 5\)")
+
+
+def test_lists_of_signals_are_read_as_tuples_are() -> None:
+    student, teacher = (built(partial(transformer, width), seed) for width, seed in ((4, 1), (8, 2)))
+    x, y = Tokens().sample(16, seeding.generator(0, "x"))
+    terms = [(1.0, Hidden(teacher, "blocks.0", "blocks.0")), (0.5, Labels())]
+    plans = [Curriculum("both", [Stage(WeightedSum(kind(terms)))]) for kind in (list, tuple)]
+    one, two = (host(student, plan, calibration=x, mask=lambda ids: ids != PAD) for plan in plans)
+    assert one(x, y, 0) == two(x, y, 0) and one.drawn.text == two.drawn.text
+    refused(lambda: one(x, None, 0), "stage 1 learns from labels")
+
+
+@pytest.mark.parametrize("plan", [curriculum.joint, curriculum.fitnets])
+def test_values_without_a_gradient_are_refused(plan: Callable) -> None:
+    class Saving(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first, inner, last = self
+            return last(checkpoint(inner, first(x), use_reentrant=True))
+
+    teacher, student = (Saving(nn.Linear(6, 4), nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 2)) for _ in range(2))
+    made = plan(teacher, 0.1, "1", "1") if plan is curriculum.joint else plan(teacher, "1", "1", 3)
+    distiller = Distiller(student, made, total=6, calibration=numbers(32, 0)[0])
+    refused(lambda: distiller(numbers(8, 1)[0], None, 0), "no gradient comes from '1' of the student: .* use_reentrant")
+
+
+class Merging(nn.Linear):
+    """An adapter that adds itself to the weight in eval mode, and takes itself out again in train mode."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.own = nn.Parameter(torch.zeros(outputs, inputs))
+        self.weight.requires_grad_(False)
+        self.merged = False
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if mode == self.merged:
+            with torch.no_grad():
+                self.weight += -self.own if mode else self.own
+            self.merged = not mode
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + (0 if self.merged else x @ self.own.T)
+
+
+def test_modules_that_change_with_their_mode_come_back() -> None:
+    student, teacher = (nn.Sequential(Merging(6, 4), nn.Tanh(), nn.Linear(4, 2)) for _ in range(2))
+    student[1].eval()  # as its author left it
+    distiller = Distiller(
+        student, curriculum.extracted(teacher, [("0", "0")], 2), total=4, calibration=numbers(32, 0)[0]
+    )
+    assert [module.training for module in student] == [True, False, True] and not student[0].merged
+    distiller(numbers(8, 1)[0], None, 0).backward()
+    assert student[0].own.grad.abs().sum() > 0
+    refused(
+        lambda: Ensemble(lambda: nn.Sequential(Merging(6, 4), nn.Linear(4, 2)), [1], [0.1]),
+        "Merging changes its attribute 'merged' when it is put in eval mode",
+    )
+
+
+def test_networks_that_change_their_input_in_place() -> None:
+    class Scaled(nn.Sequential):
+        here = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.sub_(3.0).div_(2.0) if self.here else (x - 3.0) / 2.0)
+
+    losses = []
+    for here in (False, True):
+        with seeding.global_rng(0, "init"):
+            teacher, student = (Scaled(nn.Linear(6, width), nn.Linear(width, 2)) for width in (8, 4))
+        teacher.here = student.here = here
+        x = numbers(32, 0)[0]
+        plan = curriculum.extracted(teacher, [("0", "0")], 2)
+        distiller = Distiller(student, plan, total=4, calibration=x)
+        losses.append([distiller(x, None, step).item() for step in (0, 3)])
+        assert torch.equal(x, numbers(32, 0)[0])
+    assert losses[0] == losses[1]
+
+
+def test_labels_in_bytes_ask_for_every_class() -> None:
+    x, y = torch.randn(64, 6), torch.arange(64).add(150).to(torch.uint8)
+    one, two = (Distiller(student, curriculum.from_labels(), total=1, calibration=x)
+                for student in [nn.Linear(6, 256)] * 2)  # fmt: skip
+    assert one(x, y, 0) == two(x, y.long(), 0)
+
+
+def test_units_of_a_layer_that_nothing_reads_are_refused() -> None:
+    plan = extraction(net(8, 1))
+    refused(lambda: host(net(4), plan, units={"typo": 1}), "units names 'typo', which no stage reads of the student")
+
+
+def test_only_may_be_one_name() -> None:
+    assert Stage(Labels(), only="head").only == ("head",) == Stage(Labels(), only=["head"]).only
+
+
+def test_teachers_are_told_apart_by_attributes_and_by_every_entry() -> None:
+    teacher, plans = nn.Embedding(3000, 4), []
+    teacher.scale = 1.0
+    for change in ("nothing", "scale", "entry"):
+        other = copy.deepcopy(teacher)
+        other.scale = 2.0 if change == "scale" else 1.0
+        with torch.no_grad():
+            other.weight[1234, 1] += change == "entry"
+        plans.append(binding.fingerprint(other))
+    assert plans[0] == binding.fingerprint(teacher.eval()) and len(set(plans)) == 3

@@ -246,12 +246,103 @@ def test_padded_vocabularies(tmp_path: Path) -> None:
 
 def test_labels_are_shifted_for_causal_models_alone(tmp_path: Path) -> None:
     causal, encoder = (trainer_of(tmp_path, family, plan=curriculum.from_labels()) for family in ("Llama", "BERT"))
-    y = torch.tensor([[3, 4, 5]])
-    assert causal._shifted(y).tolist() == [[4, 5, IGNORE]] and encoder._shifted(y).tolist() == [[3, 4, 5]]
+    batch = {"input_ids": torch.tensor([[3, 4, 5]]), "labels": torch.tensor([[3, 4, 5]])}
+    asked = [trainer._asked(batch)[1].tolist() for trainer in (causal, encoder)]
+    assert asked == [[[4, 5, IGNORE]], [[3, 4, 5]]] and "labels" in batch
     causal.model.train()
     batch = causal.data_collator(sentences(8))
     loss = causal.compute_loss(causal.model, batch)
     torch.testing.assert_close(loss, causal.distiller.student(**batch).loss)
+
+
+def test_classes_made_from_causal_models_are_shifted_too(tmp_path: Path) -> None:
+    class Mine(transformers.LlamaForCausalLM):
+        pass
+
+    assert trainer_of(tmp_path, student=Mine(llama(8, 2).config)).shift_labels
+
+
+def test_labels_are_shifted_as_in_the_students_own_loss(tmp_path: Path) -> None:
+    """The decoder of BART alone is called ForCausalLM, and its own loss does not shift."""
+    config = bart(8).config
+    config.is_decoder, config.is_encoder_decoder = True, False
+    student = transformers.BartForCausalLM(config)
+    trainer = trainer_of(tmp_path, plan=curriculum.from_labels(), student=student)
+    assert not trainer.shift_labels and student.training
+    batch = {name: value[None] for name, value in sentences(1)[0].items()}
+    loss = trainer.compute_loss(trainer.model.train(), batch)
+    torch.testing.assert_close(loss, student(**batch).loss)
+    assert trainer_of(tmp_path).shift_labels
+
+
+class Own(nn.Module):
+    """A network of one's own, whose forward knows nothing of labels."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(WORDS, width), nn.Linear(width, WORDS)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(input_ids))
+
+
+def test_labels_of_a_student_that_takes_none_are_not_dropped(tmp_path: Path) -> None:
+    plan = curriculum.one_shot(Own(8))
+    with pytest.raises(ValueError, match=r"takes no labels, so the Trainer would drop them: .* label_names="):
+        trainer_of(tmp_path, "BERT", plan=plan, student=Own(4))
+    seen, student = [], Own(4)
+    trainer = trainer_of(tmp_path, "BERT", plan=plan, student=student, label_names=["labels"], max_steps=2)
+    trainer.distiller.register_forward_pre_hook(
+        lambda _, args, named: seen.append(named["distilled"][1]), with_kwargs=True
+    )
+    trainer.train()
+    assert len(seen) == 2 and all((y == IGNORE).any() for y in seen)
+
+
+def bart(width: int) -> nn.Module:
+    sides = {f"{side}_{name}": value for side in ("encoder", "decoder")
+             for name, value in {"layers": 1, "attention_heads": 2, "ffn_dim": 16}.items()}  # fmt: skip
+    config = transformers.BartConfig(vocab_size=WORDS, d_model=width, max_position_embeddings=16, dropout=0.0, **sides)
+    return transformers.BartForConditionalGeneration(config)
+
+
+def t5(width: int) -> nn.Module:
+    config = transformers.T5Config(vocab_size=WORDS, d_model=width, d_kv=4, d_ff=16, num_layers=1, num_heads=2,
+                                   dropout_rate=0.0, decoder_start_token_id=0)  # fmt: skip
+    return transformers.T5ForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize(("make", "layer"), [(bart, "model.{}.layers.0"), (t5, "{}.block.0")])
+def test_a_decoder_reads_what_its_labels_say(make: Callable, layer: str, tmp_path: Path) -> None:
+    source, wanted = torch.randint(3, WORDS, (2, 32, LENGTH), generator=seeding.generator(3, "sentences"))
+    rows = [
+        {"input_ids": a, "attention_mask": torch.ones_like(a), "labels": b} for a, b in zip(source, wanted, strict=True)
+    ]
+
+    def trainer(side: str, data: Any = rows, **keep: Any) -> CurriculumTrainer:
+        path = layer.format(side)
+        plan = curriculum.extracted(built(lambda w, n: make(w), 16, 1, 1), [(path, path)], 1)
+        args = TrainingArguments(
+            str(tmp_path), max_steps=3, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True
+        )
+        return CurriculumTrainer(
+            built(lambda w, n: make(w), 8, 1, 2), args, curriculum=plan, train_dataset=data, **keep
+        )
+
+    seen, one = [], trainer("decoder", mask=None)
+    student = one.distiller.student
+    student.get_decoder().register_forward_pre_hook(
+        lambda m, a, named: seen.append(named["input_ids"]), with_kwargs=True
+    )
+    one.train()
+    shifted = {tuple(row) for row in student.prepare_decoder_input_ids_from_labels(wanted).tolist()}
+    assert len(seen) == 3 and {tuple(row) for ids in seen for row in ids.tolist()} <= shifted
+    assert trainer("encoder")._settings["mask"] == "attention_mask"
+    with pytest.raises(ValueError, match="attention_mask is of the encoder, and the plan reads layers of the decoder"):
+        trainer("decoder")
+    bare = [{name: value for name, value in row.items() if name != "labels"} for row in rows]
+    with pytest.raises(ValueError, match="an encoder-decoder needs decoder_input_ids in its batches, or labels"):
+        trainer("encoder", bare)
 
 
 def test_epochs_are_counted(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""What a task reads from outside while it draws: such a run is not kept, unless somebody vouches for it."""
+
+import os
+import random
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from kdutils import curriculum
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.store import Store
+from kdutils.lab.training import Run, train
+
+
+def fit(task: Any, runs: Store, **options: Any) -> Run:
+    students = Ensemble(lambda: nn.Linear(3, 2), [1], [0.5])
+    options = {"steps": 5, "batch": 8, "held_out": 16, "progress": False, **options}
+    return train(students, task, curriculum.from_labels(), runs=runs, **options)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Adds to its inputs what `look` returns."""
+
+    look: Callable[[Path], Any]
+    path: Path
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randn(n, 3, generator=generator)
+        return x + float(self.look(self.path)), (x[:, 0] > 0).long()
+
+
+def opened(path: Path) -> str:
+    with open(path) as file:
+        return file.read()
+
+
+def imported(path: Path) -> float:
+    import colorsys
+
+    return colorsys.rgb_to_hsv(1, 1, 1)[2]
+
+
+LOOKS = {
+    "open": (opened, "the file 'shift.txt' that `Task` opens"),
+    "pathlib": (lambda path: path.read_text(), "the file 'shift.txt' that `Task` opens"),
+    "numpy": (lambda path: np.loadtxt(path), "the file 'shift.txt' that `Task` opens"),
+    "torch's stream": (
+        lambda path: torch.rand(()),
+        "random numbers of `torch` that `Task` draws without its generator",
+    ),
+    "numpy's stream": (lambda path: np.random.rand(), "random numbers of `numpy` that `Task` draws"),
+    "random": (lambda path: random.random(), "random numbers of `random` that `Task` draws"),
+}
+
+
+@pytest.mark.parametrize("kind", LOOKS)
+def test_a_run_that_reads_from_outside_is_not_kept(kind: str, tmp_path: Path) -> None:
+    (look, says), file, runs = LOOKS[kind], tmp_path / "shift.txt", Store(tmp_path / "runs")
+    file.write_text("0")
+    with pytest.warns(UserWarning, match=f"this run is not kept: it depends on {says}"):
+        fit(Task(look, file), runs, save_every=0)
+    assert not list(tmp_path.glob("runs/*"))
+    file.write_text("9")
+    with pytest.warns(UserWarning, match="not kept"):
+        fit(Task(look, file), Store(tmp_path / "runs"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = fit(Task(look, file), runs, version="9")
+        assert fit(Task(look, file), runs, version="9").seconds == first.seconds  # read, not trained again
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda path: 1,
+        lambda path: len(list(path.parent.iterdir())),  # a folder: only its name is asked
+        lambda path: path.with_name("log").write_text("seen") and 1,
+        imported,
+    ],
+    ids=["nothing", "a folder", "a file that is written", "an import"],
+)
+def test_what_changes_no_sample_is_let_through(look: Callable, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(Task(look, tmp_path / "shift.txt"), Store(tmp_path / "runs"))
+    assert len(list(tmp_path.glob("runs/*.safetensors"))) == 1
+
+
+def test_the_environment_counts_as_outside(tmp_path: Path) -> None:
+    for look in (lambda path: os.environ.get("SHIFT", 0), lambda path: os.getenv("SHIFT", 0)):
+        with pytest.warns(UserWarning, match="this run is not kept: it depends on global `os.(environ|getenv)"):
+            fit(Task(look, tmp_path), Store(tmp_path / "runs"))
+
+
+def test_a_score_is_listened_to(tmp_path: Path) -> None:
+    class Scored(Task):
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            x = torch.randn(n, 3, generator=generator)
+            return x, (x[:, 0] > 0).long()
+
+        def score(self, outputs: torch.Tensor, y: torch.Tensor) -> float:
+            return float(self.look(self.path))
+
+    (tmp_path / "shift.txt").write_text("1")
+    with pytest.warns(UserWarning, match="the file 'shift.txt' that `Scored` opens"):
+        fit(Scored(LOOKS["open"][0], tmp_path / "shift.txt"), Store(tmp_path / "runs"))
+
+
+def test_nothing_is_heard_outside_of_a_task(tmp_path: Path) -> None:
+    """Afterwards, and before: a task that read its file when it was made holds what it read."""
+
+    class Held:
+        def __init__(self, path: Path) -> None:
+            self.shift = float(path.read_text())
+
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            x = torch.randn(n, 3, generator=generator)
+            return x + self.shift, (x[:, 0] > 0).long()
+
+    file, runs = tmp_path / "shift.txt", Store(tmp_path / "runs")
+    file.write_text("0")
+    first = fit(Held(file), runs)
+    file.write_text("9")
+    assert fit(Held(file), runs).key != first.key
+    assert len(list(tmp_path.glob("runs/*.safetensors"))) == 2
