@@ -25,7 +25,7 @@ PAPERS = (
     ("panigrahi2025", "In the jump the teacher's output correlates with the single bits of the support.",
      ("spike", "final-output-blind")),
     ("panigrahi2025", "The samples that progressive distillation needs grow more slowly with the bits than one-shot's "
-     "(tested here: with four bits that decide).",
+     "(tested here: with four bits that decide; with two or three a checkpoint brings nothing before 64 bits).",
      ("scaling-progressive",)),
     ("panigrahi2025", "In the two-phase setting of the theorems a checkpoint after the first phase helps.",
      ("two-phase-exact", "two-phase-progressive")),
