@@ -83,8 +83,7 @@ class Budgets(evidence.Recorded):
 
     def optimum(self, measure: str, sample: str = "test") -> float:
         """Loss or accuracy of the best possible model on the same samples; where nobody knows it, 0."""
-        facts = self.cell("teacher").get("facts", {})
-        return float(facts.get(f"optimum, {sample}", {}).get(measure, 0.0))
+        return float(self.cell("teacher").get("facts", {}).get(f"optimum, {sample}", {}).get(measure, 0.0))
 
     def teachers(self, measure: str = "") -> np.ndarray:
         """(teachers,) how the teachers end on the same samples; losses as in `level`."""
@@ -144,6 +143,12 @@ class Budgets(evidence.Recorded):
     def says(self, arm: str, budget: int, than: str = BASE) -> str:
         """What one budget says of an arm against another."""
         return f"{arm}: {self.judged(self.gain(arm, budget, than))}"
+
+    def grouped(self, arms: Sequence[str], budget: int) -> str:
+        """The arms by what one budget says of them against one-shot; numbers are for a table."""
+        said = {arm: self.verdict(self.gain(arm, budget)) for arm in arms}
+        groups = {word: [arm for arm in arms if said[arm] == word] for word in said.values()}
+        return "; ".join(f"**{word}**: {', '.join(among)}" for word, among in groups.items())
 
     def along_budgets(self, arm: str, than: str = BASE) -> str:
         """What every budget says of an arm against another, as a list in words."""
@@ -217,12 +222,10 @@ class Budgets(evidence.Recorded):
             labels[arm] = (x[-1], y[-1])
         teacher = self._show(float(self.teachers(self._drawn).mean()))
         ax.axhline(teacher, color="k", ls=":", lw=1)
-        who = "teacher" if len(self.taught) == 1 else "teachers"
-        ax.annotate(
-            who, (0, teacher), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=10
-        )
-        timed = self.records.seconds(arm, known[0]) is not None
-        spent = "seconds of a core" if timed else "operations (teacher's forward passes included)"
+        who = "teachers" if len(self.taught) > 1 else "teacher"
+        ax.annotate(who, (0, teacher), (2, 3), xycoords=("axes fraction", "data"), textcoords="offset points",
+                    fontsize=10)  # fmt: skip
+        spent = "seconds of a core" if self.records.seconds(arm, known[0]) else "operations (teacher's passes included)"
         ax.set(xscale="log", xlabel=what if axis == "samples" else spent)
         if axis == "samples":
             ax.set_xticks(sorted({b * self.about["settings"]["batch"] for b in self.budgets()}))

@@ -205,3 +205,13 @@ def test_accuracies_are_drawn_where_nobody_knows_the_optimum(tmp_path):
     ends = left.containers[0].lines[0].get_ydata()
     assert ends == pytest.approx([study.level("one-shot", b).value for b in (100, 200, 400)])
     plt.close(figure)
+
+
+def test_arms_are_grouped_by_what_is_said_of_them(tmp_path):
+    study = made(tmp_path, flat, ALL)
+    arms = [arm for arm in study.arms(400) if arm != "one-shot"]
+    words = {arm: study.verdict(study.gain(arm, 400)) for arm in arms}
+    said = study.grouped(arms, 400)
+    assert all(said.count(f"**{word}**: ") == 1 for word in words.values())
+    for arm, word in words.items():
+        assert arm in said.split(f"**{word}**: ")[1].split(";")[0].split(", ")
