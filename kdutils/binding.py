@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +16,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from kdutils import checks, reading
-from kdutils.losses import IGNORE
 from kdutils.signals import Bound, Signal
 
+_WITH_A_MODE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 _NOT_TOLD = {"training", "name_or_path"}  # a mode, and where a network was loaded from
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
 
@@ -35,6 +36,7 @@ class One:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
         self.device = first.device
         self.stage, self.paths, self.seen, self.rows = -1, {}, {}, None
+        self.mask, self.marks = None, None
 
     def spread(self, per_seed: Any) -> Any:
         return per_seed
@@ -63,13 +65,18 @@ class One:
                 "the teacher is the student itself, a part of it, or its whole: give a copy (copy.deepcopy)"
             )
         moving = {id(p): name for name, p in self.skeleton.named_parameters() if p.requires_grad}
-        shared = [own[i] for i in theirs if i in own] + [moving[id(p)] for p in network.parameters() if id(p) in moving]
+        both = [module for module in network.modules() if id(module) in own and isinstance(module, _WITH_A_MODE)]
+        shared = [moving[id(p)] for p in network.parameters() if id(p) in moving] + [own[id(module)] for module in both]
         if shared:
             raise ValueError(
                 f"teacher and student share {shared[0]!r}, which would train in both: give the student a copy"
             )
         placed = all(tensor.device == self.device for tensor in chain(network.parameters(), network.buffers()))
         return (network if placed else network.to(self.device)).eval()  # a quantised network refuses `to`
+
+    def mark(self, x: Any, y: Any) -> None:
+        """Note where outputs count that come without labels `y`, by the mask, if there is one."""
+        self.marks = None if y is not None or self.mask is None else _masked(self.mask, x) != 0
 
     def enter(self, stage: int | None = None) -> None:
         """Forget what teachers said about the last inputs; in a new stage, also what is asked of them."""
@@ -200,13 +207,16 @@ def shifts(student: nn.Module, batch: Mapping[str, Any]) -> bool | None:
     before = checks.in_eval_mode(student)
     try:
         output = student(**batch)
+    except Exception:  # a plan that does not ask for it does not need it
+        return None
     finally:
         checks.restored(before)
     own, z = getattr(output, "loss", None), getattr(output, "logits", None)
     if own is None or z is None or labels.dim() != 2 or z.shape[:-1] != labels.shape or z.shape[-1] <= labels.max():
         return None
     each = ((z[:, :-1], labels[:, 1:]), (z, labels))
-    shifted, plain = ((own - cross_entropy(z.flatten(0, 1), y.flatten())).abs() for z, y in each)
+    found = (cross_entropy(z.flatten(0, 1).float(), y.flatten()) for z, y in each)
+    shifted, plain = ((own.float() - loss).abs() for loss in found)
     return bool(shifted < plain) if min(shifted, plain) < 0.1 * max(shifted, plain) else None
 
 
@@ -215,11 +225,6 @@ def known_units(units: Any, signals: Sequence[Signal]) -> None:
     known = {layer.student_layer for layer in layers(list(signals))}
     if isinstance(units, Mapping) and (lost := [path for path in units if path not in known]):
         raise ValueError(f"units names {lost[0]!r}, which no stage reads of the student; they read {sorted(known)}")
-
-
-def marks(mask: str | Callable[[Any], torch.Tensor], x: Any) -> torch.Tensor:
-    """Labels (1, batch, ...) that ask for nothing where a mask is 0, for outputs that come without labels."""
-    return torch.where(_masked(mask, x) != 0, 0, IGNORE)
 
 
 def filled(signal: Any, units: Any, mask: Any) -> Signal:
@@ -266,17 +271,28 @@ def fingerprint(network: nn.Module) -> str:
     name, shape, up to 256 entries, and the sum of all as whole numbers, which is the same on every device."""
     digest = hashlib.sha256()
     for path, module in network.named_modules():
-        plain = {name: value for name, value in vars(module).items() if type(value) in (bool, int, float, str)}
-        told = {name: value for name, value in plain.items() if name[0] != "_" and name not in _NOT_TOLD}
-        digest.update(f"{path} {type(module).__name__} {sorted(told.items())}".encode())
-    for name, tensor in network.state_dict().items():
+        code = getattr(type(module).forward, "__code__", None)  # what a pass sets is no part of what a network is
+        passing = {line.argval for line in dis.get_instructions(code) if line.opname == "STORE_ATTR"} if code else set()
+        told = [(name, value) for name, value in sorted(vars(module).items())
+                if name[0] != "_" and name not in _NOT_TOLD | passing and _plain(value)]  # fmt: skip
+        digest.update(f"{path} {type(module).__name__} {told}".encode())
+    for name, tensor in {**dict(network.named_buffers()), **network.state_dict()}.items():
         if not isinstance(tensor, torch.Tensor):  # what a module says of itself
             continue
-        flat = tensor.detach().flatten()
+        whole = tensor.detach().dequantize() if tensor.is_quantized else tensor.detach()
+        flat = (torch.view_as_real(whole.resolve_conj()) if whole.is_complex() else whole).flatten()
         some = flat[:: max(1, -(-len(flat) // 256))].cpu()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(some.contiguous().view(torch.uint8).numpy().tobytes())
-        whole = flat.dequantize() if flat.is_quantized else flat
-        bits = whole.contiguous().view(_BITS[whole.element_size()]) if whole.element_size() in _BITS else whole
+        bits = flat.contiguous().view(_BITS[flat.element_size()])
         digest.update(str(bits.sum(dtype=torch.int64).item()).encode())
     return digest.hexdigest()[:12]
+
+
+def _plain(value: Any) -> bool:
+    """Whether it is a number, a text that names no device, or a tuple of such."""
+    if isinstance(value, tuple):
+        return all(map(_plain, value))
+    return type(value) in (bool, int, float) or (
+        isinstance(value, str) and not value.startswith(("cpu", "cuda", "mps"))
+    )

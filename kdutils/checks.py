@@ -92,7 +92,10 @@ def evaluated(network: nn.Module) -> nn.Module:
     before = attributes(network)
     network.eval()
     for (path, name), value in attributes(network).items():
-        if name != "training" and before.get((path, name), network) is not value:
+        was = before.get((path, name), network)
+        plain, empty = type(value) in (bool, int, float, str), isinstance(value, list | dict) and not value
+        alike = was is value or (type(was) is type(value) and ((plain and was == value) or (empty and not was)))
+        if name != "training" and not alike:
             part = type(network.get_submodule(path)).__name__
             raise ValueError(
                 f"{part} changes its attribute {name!r} when it is put in eval mode, and an ensemble goes from mode to "

@@ -86,13 +86,15 @@ class Distiller(nn.Module):
         self.starts, self.total = [0, *accumulate(lengths)][:-1], sum(lengths)
         binding.known_units(units, [stage.signal for stage in plan.stages])
         self._stages = [replace(s, signal=binding.filled(s.signal, units, mask)) for s in plan.stages]
-        self._mask = mask
         self._one = binding.One(student, seed, vocabulary and checks.count("vocabulary", vocabulary))
+        self._one.mask = mask
         x, y = (binding.lead(part) for part in (calibration, calibration_labels))
         self._bounds: list[Bound] = [stage.signal.bind(self._one, x, y) for stage in self._stages]
         self._one.enter()
         self._labels = [binding.holds(stage.signal, Labels) for stage in self._stages]
-        self._asks = [any(s.positions == "asked" for s in binding.layers(stage.signal)) for stage in self._stages]
+        self._asks = [
+            any(getattr(s, "positions", "") == "asked" for s in binding.layers(stage.signal)) for stage in self._stages
+        ]
         told = [
             f"{length} steps of {binding.described(s.signal)}{s.only or ''}"
             for length, s in zip(lengths, plan.stages, strict=True)
@@ -145,15 +147,14 @@ class Distiller(nn.Module):
         self._one.enter(self._now)
         self._one.rows = rows
         x, y = binding.lead(batch), binding.lead(labels)
-        if y is None and self._mask is not None and reading.OUTPUT in bound.reads:
-            y = binding.marks(self._mask, x)
+        self._one.mark(x, y)
         target = bound.target(x, y)
         self._one.enter()  # what teachers said is not held while the student runs
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
         values = reading.outputs_at(self.student, batch, reads)
-        self._check_labels(
-            values.get(reading.OUTPUT), None if y is None else y[0], "a mask" if labels is None else "labels"
-        )
+        marks = self._one.marks
+        said = (labels, "labels") if marks is None else (marks[0], "a mask")
+        self._check_labels(values.get(reading.OUTPUT), *said)
         self._check_gradient(values, bound)
         loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
         self.drawn.step.fill_(int(step))
@@ -167,10 +168,11 @@ class Distiller(nn.Module):
             raise ValueError(f"{needed}, not {tuple(labels.shape)}")
 
     def _check_gradient(self, values: dict[str, torch.Tensor], bound: Bound) -> None:
-        for path in bound.reads if torch.is_grad_enabled() else ():
-            if not values[path].requires_grad:
-                cause = "all that leads to it is frozen or detached, or checkpointed with use_reentrant=True"
-                raise ValueError(f"no gradient comes from {path or 'the output'!r} of the student: {cause}")
+        own = [layer.student_layer for layer in binding.layers(self._stages[self._now].signal)]
+        lost = [path for path in own or bound.reads if not values[path].requires_grad]
+        if torch.is_grad_enabled() and lost and (own or len(lost) == len(bound.reads)):
+            cause = "all that leads to it is frozen or detached, or checkpointed with use_reentrant=True"
+            raise ValueError(f"no gradient comes from {lost[0] or 'the output'!r} of the student: {cause}")
 
     def _check_place(self) -> None:
         if (where := next(self.student.parameters()).device) != self._one.device:

@@ -80,20 +80,20 @@ class CurriculumTrainer(Trainer):
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = True  # a hidden stage leaves the head out
         super().__init__(model, args, **kwargs)
+        self._takes_labels = bool(self.label_names)
+        self.label_names = self.label_names or ["labels"]  # of a student whose forward takes none, too
         self._set_signature_columns_if_needed()  # by the student's own forward
-        if not self.label_names and args.remove_unused_columns and "labels" in self._first_row():
-            advice = "give TrainingArguments label_names=['labels'] (or remove_unused_columns=False)"
-            raise ValueError(f"the student's forward takes no labels, so the Trainer would drop them: {advice}")
         self.model_accepts_loss_kwargs = False
         inner = self.accelerator.unwrap_model(model)
         self.two_sided = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
         causal = any(kind.__name__ in CAUSAL.values() for kind in type(inner).__mro__)
         self.shift_labels = causal and not self.two_sided if shift_labels is None else shift_labels
-        if shift_labels is None and "labels" in self._first_row() and not self.is_fsdp_enabled:
+        if shift_labels is None and self.train_dataset is not None and not self.is_fsdp_enabled:
             own = binding.shifts(inner, self._prepare_input(self._first_rows(4)))
             self.shift_labels = self.shift_labels if own is None else own
         batch, labels = self._asked(self._first_rows()) if calibration is None else (calibration, None)
-        if not any(layer.positions == "asked" for layer in binding.layers([s.signal for s in curriculum.stages])):
+        layers = binding.layers([s.signal for s in curriculum.stages])
+        if not any(getattr(layer, "positions", "") == "asked" for layer in layers):
             labels = None
         batch, labels = self._prepare_input(batch), self._prepare_input(labels)
         if mask == "attention_mask" and not (isinstance(batch, Mapping) and mask in batch):
@@ -117,16 +117,13 @@ class CurriculumTrainer(Trainer):
         if fresh_moments:
             self.add_callback(_FreshMoments(self.distiller.starts[1:]))
 
-    def _first_row(self) -> Mapping[str, Any]:
-        rows = self.train_dataset
-        row = rows[0] if hasattr(rows, "__getitem__") and len(rows) else None
-        return row if isinstance(row, Mapping) else {}
-
     def _mask_of_encoder(self, plan: Curriculum) -> str | None:
         """Its name, where only layers of the encoder are read: of a decoder's positions it says nothing."""
-        layers = [layer for layer in binding.layers([s.signal for s in plan.stages]) if layer.positions == "all"]
-        if sides := {"encoder" in layer.student_layer.split(".") for layer in layers}:
-            if sides == {True}:
+        found = binding.layers([s.signal for s in plan.stages])
+        layers = [layer for layer in found if getattr(layer, "positions", "") == "all"]
+        paths = [layer.student_layer.split(".") for layer in layers]
+        if sides := {next((part for part in path if part in ("encoder", "decoder")), "") for path in paths}:
+            if sides == {"encoder"}:
                 return "attention_mask"
             advice = "say which count: mask=None for all, mask=a function of the batch, or `positions` of each"
             raise ValueError(f"attention_mask is of the encoder, and the plan reads layers of the decoder: {advice}")
@@ -202,14 +199,24 @@ class CurriculumTrainer(Trainer):
         labels = found[0] if found else None
         if self.two_sided and not any(name.startswith("decoder_input") for name in batch):
             make = getattr(self.accelerator.unwrap_model(self.model), "prepare_decoder_input_ids_from_labels", None)
-            if labels is None or make is None:
+            if make is not None and labels is None:
                 raise ValueError(
                     "an encoder-decoder needs decoder_input_ids in its batches, or labels to make them from"
                 )
-            batch["decoder_input_ids"] = make(labels)
+            batch |= {} if make is None else {"decoder_input_ids": make(labels)}  # a classifier has a way of its own
         if self.shift_labels and labels is not None:
             labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)], 1)
         return batch, labels
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        if self._takes_labels:
+            return super().prediction_step(model, inputs, *args, **kwargs)
+        names, self.label_names = self.label_names, []
+        try:
+            kept = {name: value for name, value in inputs.items() if name not in names}
+            return super().prediction_step(model, kept, *args, **kwargs)
+        finally:
+            self.label_names = names
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs and self.state.global_step:

@@ -258,9 +258,9 @@ class _Walk:
     def read(self, f: types.FunctionType, chain: tuple, owner: str) -> Any:
         home, found = source.resolve(f, chain)
         where = f"global `{'.'.join(str(part) for part in chain if part)}` read by `{owner}`"
-        if home and {"environ", "getenv"}.isdisjoint(chain):
-            return {"of": home}
-        return self.hidden(found, where) if home else self.value(found, where)
+        if found is os.getenv or isinstance(found, type(os.environ)):
+            return self.hidden(found, where)
+        return {"of": home} if home else self.value(found, where)
 
     def object(self, thing: Any, where: str) -> dict[str, Any]:
         """Any other object: what it says of itself, or what a copy would be made from."""

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 IGNORE = -100  # the label of a position where nothing is asked (torch's default ignore_index)
 
 
-def asked(y: torch.Tensor) -> torch.Tensor:
-    """Where labels ask for something; in types that cannot hold `IGNORE`, such as bytes, everywhere."""
-    return y.long() != IGNORE
+def asked(y: torch.Tensor | None, students: Any = None) -> torch.Tensor | None:
+    """Where labels ask (in bytes, which cannot hold `IGNORE`, everywhere); without any, what `students.marks` say."""
+    return getattr(students, "marks", None) if y is None else y.long() != IGNORE
 
 
 def pair(values: torch.Tensor, weights: torch.Tensor | None) -> Any:

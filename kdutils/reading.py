@@ -20,7 +20,7 @@ from torch import nn
 from torch.func import functional_call
 
 from kdutils import checks
-from kdutils.losses import IGNORE, check_classes, only
+from kdutils.losses import IGNORE, asked, check_classes, only
 
 OUTPUT = ""  # the path of a module in itself (`nn.Module.get_submodule("")`): the network's own output
 CHOICES = ("all", "asked", "tokens")
@@ -173,7 +173,7 @@ def shapes(
     sides = [(students.skeleton, path, students.shape_at(path, few))]
     if teacher is not None:
         values = students.read(teacher, few, layer)
-        checks.not_probabilities(values) if layer == OUTPUT else None
+        checks.not_probabilities(values) if (path, layer, units) == (OUTPUT, OUTPUT, -1) else None
         sides.append((teacher, layer, values.shape[1:]))
     found = [check_units(*side, 2, units) for side in sides]
     if found[0][:-1] != found[-1][:-1]:
@@ -238,7 +238,7 @@ def counted(
     marks = y if positions == "asked" else x.get("input_ids") if isinstance(x, Mapping) else x
     if not isinstance(marks, torch.Tensor) or marks.shape != shape or marks.is_floating_point():
         raise ValueError(f"positions={positions!r} needs a layer and a task with one entry a position: {tuple(shape)}")
-    return marks != (IGNORE if positions == "asked" else padding)
+    return asked(marks) if positions == "asked" else marks != padding
 
 
 def moments(sample: torch.Tensor, weights: torch.Tensor | None, name: str) -> tuple[torch.Tensor, torch.Tensor]:

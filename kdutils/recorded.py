@@ -71,6 +71,7 @@ def record(
     }  # fmt: skip
     found = {name: binding.filled(signal, units, mask) for name, signal in found.items()}
     bounds = {name: signal.bind(one, *first) for name, signal in found.items()}
+    one.mask = mask
     about["shapes"] = [list(t.shape) for bound in bounds.values() for t in bound.tensors.values()]
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / shards.ABOUT).exists():
@@ -129,6 +130,10 @@ class RecordedLayer:
     about: str
     targets: shards.Targets
 
+    @property
+    def student_layer(self) -> str:
+        return self.targets.about["leaves"][self.key]["layer"]
+
     def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
         spec = self.targets.about["leaves"][self.key]
         units, layer = spec["units"], spec["layer"]
@@ -171,7 +176,8 @@ class RecordedOutput:
         def target(x: Any, y: Any) -> Any:
             found = self.targets.get(students, x, self.key)
             log_p, ids = found["log_p"].float().log_softmax(-1), found.get("ids")
-            asked = losses.asked(y) if log_p.dim() > 3 and isinstance(y, torch.Tensor) else None
+            said = losses.asked(y, students)
+            asked = (found.get("mask") if said is None else said) if log_p.dim() > 3 else None
             parts = log_p, asked, None if ids is None else ids.long()
             return tuple(part for part in parts if part is not None)  # an ensemble spreads tensors alone
 
@@ -223,6 +229,7 @@ def _targets(
     """What is kept of one batch: {"name/part": (batch, ...)}; from the second batch on in one pass of each teacher."""
     one.enter()
     x, y = binding.lead(x), None if y is None else binding.lead(y.to(one.device))
+    one.mark(x, y)
     kept = {"sums": shards.sums(x).cpu()}
     for name, bound in bounds.items():
         target = bound.target(x, y)
@@ -236,6 +243,8 @@ def _targets(
             if not kept[f"{name}/values"].isfinite().all():
                 raise ValueError(f"a target of {found[name]} is no finite number in half precision")
             continue
+        if one.marks is not None and values.dim() > 2:
+            kept[f"{name}/mask"] = one.marks[0].cpu()
         classes = values.shape[-1]
         kept[f"{name}/classes"] = torch.full((len(values),), classes)
         if top_k is not None and top_k < classes - 1:

@@ -114,7 +114,7 @@ class Output:
             wanted = students.read(teacher, x, reading.OUTPUT)
             heat = self.teacher_temperature  # once a seed, not once a member; a class ruled out is no number gone wrong
             wanted = (losses.tempered(wanted, heat) if self.share == 1 else wanted).clamp_min(lowest)
-            return losses.pair(wanted, losses.asked(y) if wanted.dim() > 3 and isinstance(y, torch.Tensor) else None)
+            return losses.pair(wanted, losses.asked(y, students) if wanted.dim() > 3 else None)
 
         def compare(own: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
             if self.share < 1:

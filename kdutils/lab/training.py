@@ -19,7 +19,8 @@ from kdutils.lab.optimisers import SGD, Optimiser
 from kdutils.lab.record import Run, Saved, from_store, tell_of_attributes, to_store
 from kdutils.signals import Bound
 from kdutils.tasks import cost, outside
-from kdutils.tasks.sampling import HeldOut, Samples, draw
+from kdutils.tasks.outside import draw
+from kdutils.tasks.sampling import HeldOut, Samples
 
 CALIBRATION = 1024  # positions a seed that a stage reads once, to fix the scale of its targets; 64 samples at least
 

@@ -1,4 +1,8 @@
-"""What a task reads from outside while it draws samples: files, and random numbers that are not its generator's."""
+"""What a task reads from outside while it draws samples: files, and random numbers that are not its generator's.
+
+Python tells of files that it opens, of databases, programs and connections, in the thread that opens them. What a
+library opens by itself, as safetensors does, what was opened and kept earlier, and the clock are not heard.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import random
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +19,10 @@ import numpy as np
 import torch
 
 _local = threading.local()
-_told: list[bool] = []  # whether Python tells us of files: what it was asked for once, it does for good
+_told: list[bool] = []  # whether Python tells us: what it was asked for once, it does for good
 _CODE = tuple({os.path.realpath(path) + os.sep for path in [sys.prefix, *sysconfig.get_paths().values()]})
 _NO_DATA = ("/dev/", "/proc/", "/sys/")
+_OTHERS = {"sqlite3.connect": "a database", "subprocess.Popen": "a program", "socket.connect": "a connection"}
 
 
 @contextmanager
@@ -30,39 +35,80 @@ def noted() -> Iterator[dict[str, None]]:
     try:
         yield _local.found
     finally:
-        _local.found = before
+        inner, _local.found = _local.found, before
+        if before is not None:  # a training inside another's task
+            before |= inner
 
 
 @contextmanager
 def drawing(task: Any) -> Iterator[None]:
     """A block in which a task draws samples, or judges outputs."""
-    if getattr(_local, "found", None) is None:
-        yield
-        return
-    before, _local.task = _streams(), type(task).__name__
+    before = getattr(_local, "task", None), getattr(_local, "wrote", None)
+    _local.task, _local.wrote = type(task).__name__, set()
     try:
         yield
     finally:
-        _local.task = None
-        for name, was, now in zip(("torch", "numpy", "random"), before, _streams(), strict=True):
-            if was != now:
-                _local.found[f"random numbers of `{name}` that `{type(task).__name__}` draws without its generator"] = (
-                    None
-                )
+        _local.task, _local.wrote = before
 
 
-def _streams() -> list[Any]:
-    kind, keys, *rest = np.random.get_state()
-    return [torch.get_rng_state().numpy().tobytes(), (kind, keys.tobytes(), *rest), random.getstate()]
+def draw(task: Any, n: int, stream: torch.Generator) -> tuple[Any, Any]:
+    """`task.sample`, listened to. Where it moves other streams, it is asked again with these elsewhere."""
+    found = getattr(_local, "found", None)
+    with drawing(task):
+        if found is None:
+            return task.sample(n, stream)
+        before, streams = stream.get_state(), _streams()
+        drawn = task.sample(n, stream)
+        moved = [name for name, was, now in zip(_SET, streams, _streams(), strict=True) if _key(was) != _key(now)]
+        if moved and not any(name in text for name in moved for text in found):
+            after, now = stream.get_state(), _streams()
+            stream.set_state(before)
+            torch.manual_seed(torch.initial_seed() + 1)
+            np.random.seed(np.random.randint(2**31))
+            random.seed(random.random())
+            again = task.sample(n, stream)
+            stream.set_state(after)
+            for set_state, state in zip(_SET.values(), now, strict=True):
+                set_state(state)
+            if not all(map(_same, drawn, again)):
+                by = f"that `{type(task).__name__}` draws without its generator"
+                found |= {f"random numbers of `{name}` {by}": None for name in moved}
+    return drawn
+
+
+_SET: dict[str, Callable] = {"torch": torch.set_rng_state, "numpy": np.random.set_state, "random": random.setstate}
+
+
+def _streams() -> tuple:
+    return torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+
+def _key(state: Any) -> list[Any]:
+    parts = (state.numpy(),) if isinstance(state, torch.Tensor) else state
+    return [part.tobytes() if isinstance(part, np.ndarray) else part for part in parts]
+
+
+def _same(one: Any, two: Any) -> bool:
+    return isinstance(one, torch.Tensor) and isinstance(two, torch.Tensor) and torch.equal(one, two)
 
 
 def _hear(event: str, arguments: tuple) -> None:
     """Called by Python before anything that it audits; a file that is opened to be read is noted by its name."""
-    if event != "open" or getattr(_local, "task", None) is None:
+    task, found = getattr(_local, "task", None), getattr(_local, "found", None)
+    if task is None or found is None:
         return
-    path, _, flags = arguments
-    if not isinstance(path, str | bytes | os.PathLike) or (flags or 0) & (os.O_WRONLY | os.O_RDWR):
+    if event in _OTHERS:
+        found[f"{_OTHERS[event]} that `{task}` opens"] = None
+    if event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
         return
-    name = os.path.realpath(os.fsdecode(path))
-    if not name.startswith((*_CODE, *_NO_DATA)) and not name.endswith((".py", ".pyc")):
-        _local.found[f"the file {os.path.basename(name)!r} that `{_local.task}` opens"] = None
+    name, flags = os.path.realpath(os.fsdecode(arguments[0])), arguments[2] or 0
+    if flags & (os.O_WRONLY | os.O_TRUNC | os.O_EXCL):
+        _local.wrote.add(name)
+    elif name not in _local.wrote and not _is_code(name) and os.path.isfile(name):
+        found[f"the file {os.path.basename(name)!r} that `{task}` opens"] = None
+
+
+def _is_code(name: str) -> bool:
+    """Also what imports look into, and devices."""
+    inside = name.startswith((*_CODE, *_NO_DATA)) or ".dist-info" in name or name in sys.path
+    return inside or name.endswith((".py", ".pyc", ".so"))

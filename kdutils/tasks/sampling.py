@@ -15,15 +15,10 @@ import torch
 from kdutils import losses, reading, seeding
 from kdutils.signals import Students
 from kdutils.tasks import outside
+from kdutils.tasks.outside import draw
 
 BLOCK = 32  # steps whose samples are drawn at once: drawing is cheaper in larger pieces ...
 LARGEST = 2**15  # ... of up to so many samples
-
-
-def draw(task: Any, n: int, stream: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """`task.sample`; what it reads from outside is noted (`kdutils.tasks.outside`)."""
-    with outside.drawing(task):
-        return task.sample(n, stream)
 
 
 class Samples:
@@ -103,7 +98,7 @@ class HeldOut:
             return score, -score if self.higher_is_better else score
         right = surprise = asked = 0
         for x, y in self.pieces:
-            logits, here = _outputs(students, x), y != losses.IGNORE
+            logits, here = _outputs(students, x), losses.asked(y)
             if y.is_floating_point() or logits.shape[1:-1] != y.shape:
                 raise ValueError(
                     f"accuracy needs one class a sample or position; labels are {y.dtype} of shape {tuple(y.shape)}, "

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from kdutils import binding, curriculum, projections, seeding
+from kdutils import binding, curriculum, projections, recorded, seeding
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.distiller import Distiller
 from kdutils.lab.ensemble import Ensemble
@@ -586,6 +586,53 @@ def test_labels_in_bytes_ask_for_every_class() -> None:
 def test_units_of_a_layer_that_nothing_reads_are_refused() -> None:
     plan = extraction(net(8, 1))
     refused(lambda: host(net(4), plan, units={"typo": 1}), "units names 'typo', which no stage reads of the student")
+
+
+def test_what_nobody_trains_may_be_shared() -> None:
+    embed, act = nn.Linear(6, 4).requires_grad_(False), nn.Tanh()
+    teacher, student = (nn.Sequential(embed, act, nn.Linear(4, 2)) for _ in range(2))
+    Distiller(student, curriculum.one_shot(teacher), total=2, calibration=numbers(32, 0)[0])
+    noise = nn.Dropout()
+    teacher, student = (nn.Sequential(embed, noise, nn.Linear(4, 2)) for _ in range(2))
+    refused(
+        lambda: Distiller(student, curriculum.one_shot(teacher), total=2, calibration=numbers(32, 0)[0]),
+        "teacher and student share '1'",
+    )
+
+
+def test_a_record_keeps_the_mask_of_its_outputs(tmp_path: Any) -> None:
+    student, teacher = (built(partial(transformer, width), seed) for width, seed in ((4, 1), (8, 2)))
+    x = Tokens().sample(16, seeding.generator(0, "x"))[0]
+    plan, mask = curriculum.one_shot(teacher), lambda ids: ids != PAD
+    recorded.record(plan, student, x, tmp_path, calibration=x, mask=mask, top_k=None)
+    live = host(student, plan, calibration=x, mask=mask)(x, None, 0)
+    replayed = host(student, recorded.plan(tmp_path), calibration=x)(x, None, 0, rows=torch.arange(16))
+    torch.testing.assert_close(replayed, live, rtol=1e-3, atol=1e-4)
+    bare = host(student, plan, calibration=x)(x, None, 0)
+    assert abs(bare - live) > 10 * abs(replayed - live)
+
+
+def test_fingerprints_tell_structure_and_not_what_a_pass_sets() -> None:
+    class Counting(nn.Linear):
+        calls, device = 0, "cuda:0"
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return super().forward(x)
+
+    counting = Counting(2, 2)
+    before = binding.fingerprint(counting)
+    counting(torch.ones(1, 2))
+    counting.device = "cpu"
+    assert binding.fingerprint(counting) == before
+    one, two = (nn.Conv1d(2, 2, 3, dilation=n) for n in (1, 2))
+    two.load_state_dict(one.state_dict())
+    assert binding.fingerprint(one) != binding.fingerprint(two)
+    turned = [nn.Linear(2, 2) for _ in range(2)]
+    turned[1].load_state_dict(turned[0].state_dict())
+    for scale, network in enumerate(turned):
+        network.register_buffer("angle", torch.tensor([1.0 + scale, 1j]), persistent=False)
+    assert binding.fingerprint(turned[0]) != binding.fingerprint(turned[1])
 
 
 def test_only_may_be_one_name() -> None:

@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 from transformers import TrainingArguments
 
-from kdutils import curriculum, recorded, seeding
+from kdutils import binding, curriculum, recorded, seeding
 from kdutils.curriculum import Curriculum
 from kdutils.hf import CurriculumTrainer
 from kdutils.losses import IGNORE
@@ -288,15 +288,48 @@ class Own(nn.Module):
 
 def test_labels_of_a_student_that_takes_none_are_not_dropped(tmp_path: Path) -> None:
     plan = curriculum.one_shot(Own(8))
-    with pytest.raises(ValueError, match=r"takes no labels, so the Trainer would drop them: .* label_names="):
-        trainer_of(tmp_path, "BERT", plan=plan, student=Own(4))
     seen, student = [], Own(4)
-    trainer = trainer_of(tmp_path, "BERT", plan=plan, student=student, label_names=["labels"], max_steps=2)
+    trainer = trainer_of(tmp_path, "BERT", plan=plan, student=student, max_steps=2, eval_strategy="steps", eval_steps=1)
     trainer.distiller.register_forward_pre_hook(
-        lambda _, args, named: seen.append(named["distilled"][1]), with_kwargs=True
+        lambda _, args, named: seen.append(named["distilled"][1]) if "distilled" in named else None, with_kwargs=True
     )
     trainer.train()
     assert len(seen) == 2 and all((y == IGNORE).any() for y in seen)
+
+
+def test_a_student_that_rounds_is_shifted_as_in_float32(tmp_path: Path) -> None:
+    """A fresh network says nearly the same at every position: only unrounded losses tell."""
+    for seed in range(6):
+        student = built(llama, 8, 1, seed, words=2000).bfloat16()
+        assert binding.shifts(student, {"input_ids": (ids := torch.randint(2, 2000, (4, 64))), "labels": ids})
+    assert binding.shifts(Own(4), {"input_ids": ids, "labels": ids}) is None
+
+
+def test_a_plan_may_leave_labels_out_that_the_student_could_not_learn(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, plan=curriculum.one_shot(llama(16, 2, words=20)), student=llama(8, 2, words=20),
+                         keep={"calibration": {"input_ids": torch.randint(0, 20, (4, 8))}})  # fmt: skip
+    assert trainer.shift_labels
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self) -> Any:
+        return iter(sentences())
+
+
+@pytest.mark.parametrize("length", [False, True])
+def test_rows_may_come_as_a_stream(length: bool, tmp_path: Path) -> None:
+    rows = Stream()
+    if length:
+        Stream.__len__ = lambda self: 48
+    try:
+        plan = plan_of(built(llama, 16, 4, 1), FAMILIES["Llama"][2])
+        args = TrainingArguments(str(tmp_path), max_steps=8, use_cpu=True, report_to=[], save_strategy="no",
+                                 disable_tqdm=True)  # fmt: skip
+        trainer = CurriculumTrainer(built(llama, 8, 2, 2), args, curriculum=plan, train_dataset=rows)
+        assert trainer.shift_labels and trainer.train().training_loss > 0
+    finally:
+        if length:
+            del Stream.__len__
 
 
 def bart(width: int) -> nn.Module:
@@ -343,6 +376,16 @@ def test_a_decoder_reads_what_its_labels_say(make: Callable, layer: str, tmp_pat
     bare = [{name: value for name, value in row.items() if name != "labels"} for row in rows]
     with pytest.raises(ValueError, match="an encoder-decoder needs decoder_input_ids in its batches, or labels"):
         trainer("encoder", bare)
+
+
+def test_classifiers_make_their_decoders_inputs_themselves(tmp_path: Path) -> None:
+    student = transformers.BartForSequenceClassification(bart(8).config)
+    rows = [{"input_ids": torch.tensor([3, 4, 5, 2]), "labels": torch.tensor(n % 3)} for n in range(16)]
+    args = TrainingArguments(
+        str(tmp_path), max_steps=2, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True
+    )
+    trainer = CurriculumTrainer(student, args, curriculum=curriculum.from_labels(), train_dataset=rows)
+    assert trainer.train().training_loss > 0
 
 
 def test_epochs_are_counted(tmp_path: Path) -> None:

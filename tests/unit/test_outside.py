@@ -5,6 +5,7 @@ import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import getenv as ge
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,12 @@ def imported(path: Path) -> float:
     return colorsys.rgb_to_hsv(1, 1, 1)[2]
 
 
+def versioned(path: Path) -> float:
+    from importlib import metadata
+
+    return len(metadata.version("torch"))
+
+
 LOOKS = {
     "open": (opened, "the file 'shift.txt' that `Task` opens"),
     "pathlib": (lambda path: path.read_text(), "the file 'shift.txt' that `Task` opens"),
@@ -84,8 +91,10 @@ def test_a_run_that_reads_from_outside_is_not_kept(kind: str, tmp_path: Path) ->
         lambda path: len(list(path.parent.iterdir())),  # a folder: only its name is asked
         lambda path: path.with_name("log").write_text("seen") and 1,
         imported,
+        versioned,
+        lambda path: path.write_text("5") and path.read_text(),
     ],
-    ids=["nothing", "a folder", "a file that is written", "an import"],
+    ids=["nothing", "a folder", "a file that is written", "an import", "a version", "a file of its own"],
 )
 def test_what_changes_no_sample_is_let_through(look: Callable, tmp_path: Path) -> None:
     with warnings.catch_warnings():
@@ -94,9 +103,39 @@ def test_what_changes_no_sample_is_let_through(look: Callable, tmp_path: Path) -
     assert len(list(tmp_path.glob("runs/*.safetensors"))) == 1
 
 
+def test_streams_that_are_seeded_by_the_generator_are_let_through(tmp_path: Path) -> None:
+    class Seeded:
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            np.random.seed(int(torch.randint(2**31, (), generator=generator)))
+            x = torch.from_numpy(np.random.randn(n, 3).astype("f"))
+            return x, (x[:, 0] > 0).long()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(Seeded(), Store(tmp_path / "runs"))
+    assert len(list(tmp_path.glob("runs/*.safetensors"))) == 1
+
+
+def test_a_training_inside_a_task_is_heard_by_both(tmp_path: Path) -> None:
+    (tmp_path / "shift.txt").write_text("1")
+
+    class Nested(Task):
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            fit(Task(opened, self.path), Store(tmp_path / "inner"), version="1")
+            return Task(lambda path: 1, self.path).sample(n, generator)
+
+    with pytest.warns(UserWarning, match="the file 'shift.txt' that `Task` opens"):
+        fit(Nested(opened, tmp_path / "shift.txt"), Store(tmp_path / "runs"))
+    assert not list(tmp_path.glob("runs/*"))
+
+
 def test_the_environment_counts_as_outside(tmp_path: Path) -> None:
-    for look in (lambda path: os.environ.get("SHIFT", 0), lambda path: os.getenv("SHIFT", 0)):
-        with pytest.warns(UserWarning, match="this run is not kept: it depends on global `os.(environ|getenv)"):
+    for look in (
+        lambda path: os.environ.get("SHIFT", 0),
+        lambda path: os.getenv("SHIFT", 0),
+        lambda path: ge("SHIFT", 0),
+    ):
+        with pytest.warns(UserWarning, match="this run is not kept: it depends on global `(os.environ|os.getenv|ge)"):
             fit(Task(look, tmp_path), Store(tmp_path / "runs"))
 
 
