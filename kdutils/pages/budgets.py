@@ -147,7 +147,7 @@ class Budgets(evidence.Recorded):
     def grouped(self, arms: Sequence[str], budget: int) -> str:
         """The arms by what one budget says of them against one-shot; numbers are for a table."""
         said = {arm: self.verdict(self.gain(arm, budget)) for arm in arms}
-        groups = {word: [arm for arm in arms if said[arm] == word] for word in said.values()}
+        groups = {word: [f"*{arm}*" for arm in arms if said[arm] == word] for word in said.values()}
         return "; ".join(f"**{word}**: {', '.join(among)}" for word, among in groups.items())
 
     def along_budgets(self, arm: str, than: str = BASE) -> str:

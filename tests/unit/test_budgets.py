@@ -214,4 +214,4 @@ def test_arms_are_grouped_by_what_is_said_of_them(tmp_path):
     said = study.grouped(arms, 400)
     assert all(said.count(f"**{word}**: ") == 1 for word in words.values())
     for arm, word in words.items():
-        assert arm in said.split(f"**{word}**: ")[1].split(";")[0].split(", ")
+        assert f"*{arm}*" in said.split(f"**{word}**: ")[1].split(";")[0]
