@@ -69,7 +69,8 @@ class One:
         shared = [moving[id(p)] for p in network.parameters() if id(p) in moving] + [own[id(module)] for module in both]
         if shared:
             raise ValueError(
-                f"teacher and student share {shared[0]!r}, which would train in both: give the student a copy"
+                f"teacher and student share {shared[0]!r}: give the student copies of all that it trains, and of "
+                "dropout and batch norm"
             )
         placed = all(tensor.device == self.device for tensor in chain(network.parameters(), network.buffers()))
         return (network if placed else network.to(self.device)).eval()  # a quantised network refuses `to`
