@@ -151,14 +151,10 @@ def _same_plan(module: Drawn, state: Mapping[str, Any], prefix: str, *_: Any) ->
     if saved is not None and (text := bytes(saved.cpu().tolist()).decode()) != module.text:
         raise ValueError(f"the saved state is of another curriculum: {difference(text, module.text)}")
     for name, units in module.named_buffers():
-        if (
-            name.endswith("/units")
-            and f"{prefix}{name}" in state
-            and not state[f"{prefix}{name}"].cpu().equal(units.cpu())
-        ):
-            raise ValueError(
-                "the saved state reads other units of the teacher: resume on the kind of device it is from"
-            )
+        theirs = state.get(f"{prefix}{name}") if name.endswith("/units") else None
+        if theirs is not None and not theirs.cpu().equal(units.cpu()):
+            advice = "resume on the kind of device it is from"
+            raise ValueError(f"the saved state reads other units of the teacher: {advice}")
 
 
 def difference(one: str, two: str) -> str:
@@ -234,6 +230,8 @@ def filled(signal: Any, units: Any, mask: Any) -> Signal:
         return tuple(filled(part, units, mask) for part in signal)
     if not is_dataclass(signal):
         return signal
+    if hasattr(signal, "targets"):  # recorded
+        signal.targets.agree(units=units, mask=None if mask is None else described(mask))
     changes = {f.name: filled(getattr(signal, f.name), units, mask) for f in fields(signal)}
     if "student_layer" in changes:
         given = units.get(signal.student_layer) if isinstance(units, Mapping) else units

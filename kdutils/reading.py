@@ -77,13 +77,13 @@ def _numbers(output: Any, path: str, keep: bool = False) -> torch.Tensor:
         get = output.get if isinstance(output, Mapping) else lambda name: getattr(output, name, None)
         choices = (get("logits"), get("last_hidden_state"), *entries[:1])
         found = next((value for value in choices if isinstance(value, torch.Tensor)), None)
-    if isinstance(found, torch.Tensor) and found.is_floating_point():
+    if isinstance(found, torch.Tensor) and found.is_floating_point() and not found.is_nested:
         return found.to(torch.float32, copy=keep)
     inside = [e if isinstance(e, str) else type(e).__name__ for e in entries] if found is None else found.dtype
-    raise TypeError(
-        f"the module at {path!r} returns a {type(output).__name__} of {inside}: it must be a tensor of floating-point "
-        "numbers, or have one first, or as `logits` or `last_hidden_state`"
-    )
+    if getattr(found, "is_nested", False):
+        inside = "nested sequences (build nn.TransformerEncoder with enable_nested_tensor=False)"
+    needed = "a tensor of floating-point numbers, or have one first, or as `logits` or `last_hidden_state`"
+    raise TypeError(f"the module at {path!r} returns a {type(output).__name__} of {inside}: it must be {needed}")
 
 
 def outputs_at(

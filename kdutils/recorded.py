@@ -64,9 +64,10 @@ def record(
     first = binding.lead(calibration), binding.lead(calibration_labels)
     stages, found = _stages(plan)
     binding.known_units(units, list(found.values()))
-    told = f"seed {seed}, units {units}, mask {binding.described(mask)}, vocabulary {vocabulary}, top_k {top_k}"
+    told = dict(seed=seed, units=units, mask=binding.described(mask), vocabulary=vocabulary, top_k=top_k)
     about = {
-        "name": plan.name, "stages": stages, "settings": told, "rows": len(rows), "shard": shard, "shards": {},
+        "name": plan.name, "stages": stages, "rows": len(rows), "shard": shard, "shards": {},
+        "settings": {name: str(value) for name, value in told.items()},
         "calibration": shards.sums(first[0]).tolist(), "leaves": {name: _spec(s, units) for name, s in found.items()},
     }  # fmt: skip
     found = {name: binding.filled(signal, units, mask) for name, signal in found.items()}

@@ -27,6 +27,13 @@ class Targets:
         """What a run on them depends on (`kdutils.lab.store`)."""
         return {"recorded": self.about["shards"]}
 
+    def agree(self, **given: Any) -> None:
+        """ValueError where a setting is not what it was for the record; None leaves it as it was."""
+        for name, value in given.items():
+            if value is not None and str(value) != (then := self.about["settings"][name]):
+                advice = f"leave {name} to the record ({name}=None), or record anew"
+                raise ValueError(f"{name} is {value}, and the targets were recorded with {then}: {advice}")
+
     def __repr__(self) -> str:
         return f"targets {hashlib.sha256(''.join(self.about['shards'].values()).encode()).hexdigest()[:12]}"
 

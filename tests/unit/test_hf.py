@@ -398,6 +398,7 @@ def test_what_is_refused_with_one_clear_line(tmp_path: Path) -> None:
         ({"max_steps": 6}, "'extraction' needs at least 7 steps; the budget is 6"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no meaning here"),
         ({"keep": {"compute_loss_func": print}}, "compute_loss_func has no meaning here"),
+        ({"student": torch.compile(built(llama, 8, 2, 2))}, "torch.compile hides the model's class"),
         ({"keep": {"mask": "kept"}}, "the batch has no entry 'kept' to be the mask of positions"),
     ]:
         with pytest.raises(ValueError, match=wrong):

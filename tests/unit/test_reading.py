@@ -126,6 +126,7 @@ def test_the_tensor_in_what_a_module_returns(dress: Callable[[torch.Tensor], Any
         (lambda x: (x > 0, x), "tuple of torch.bool"),
         (lambda x: torch.complex(x, x), "Tensor of torch.complex64"),
         (lambda x: {"logits": x.long()}, "dict of torch.int64"),
+        (lambda x: torch.nested.as_nested_tensor([x[:1], x]), r"Tensor of nested .*enable_nested_tensor=False"),
     ],
 )
 @pytest.mark.parametrize("path", [OUTPUT, "layer"])

@@ -58,6 +58,10 @@ def made(folder: Path, plan: Curriculum, rows: Any = None, **fields: Any) -> Pat
     return folder
 
 
+def known(x: torch.Tensor) -> torch.Tensor:
+    return x > 3
+
+
 def host(plan: Curriculum, **fields: Any) -> Distiller:
     return Distiller(network(8, 2), plan, total=12, **SETTINGS, **fields)
 
@@ -208,6 +212,14 @@ def test_what_is_refused_with_one_clear_line(tmp_path: Path) -> None:
     refused(
         lambda: wide(recorded.plan(folder)), "'blocks.0' of the student is 12 wide, the targets were recorded for 8"
     )
+
+    refused(lambda: host(recorded.plan(folder), mask="kept"), "mask is 'kept', and the targets were recorded with None")
+    refused(lambda: host(recorded.plan(folder), units={AT: 1}), "units is {'blocks.0': 1}, and the targets were")
+    masked = made(tmp_path / "masked", plan(), mask=known)
+    assert host(recorded.plan(masked), mask=known)(X[:8], Y[:8], 0, rows) == host(recorded.plan(masked))(
+        X[:8], Y[:8], 0, rows
+    )
+    refused(lambda: host(recorded.plan(masked), mask="kept"), "recorded with known: leave mask to the record")
 
     path = folder / "0000000000.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
