@@ -72,7 +72,7 @@ class CurriculumTrainer(Trainer):
         if not isinstance(model, nn.Module):
             raise ValueError(f"model must be the student, a torch module, not {type(model).__name__}")
         if hasattr(model, "_orig_mod"):
-            raise ValueError("torch.compile hides the model's class: give the model, compiled in place by model.compile()")
+            raise ValueError("torch.compile(model) hides its class: give the model itself, after model.compile()")
         if unused := [name for name in ("compute_loss_func", "model_init") if kwargs.get(name) is not None]:
             raise ValueError(f"{unused[0]} has no meaning here: the curriculum says what the loss is")
         if args.label_smoothing_factor:
