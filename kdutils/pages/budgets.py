@@ -123,17 +123,6 @@ class Budgets(evidence.Recorded):
         between = [(1 - share) * x + share * y for x, y in zip(low, high, strict=True)]
         return self._better(between, self._final(than, budget))
 
-    def verdict(self, found: Estimate | None) -> str:
-        """What an interval says, given the smallest effect of interest."""
-        if found is None:
-            return "not known"
-        apart, word = found.low > 0 or found.high < 0, "better" if found.value > 0 else "worse"
-        if found.within(self.smallest):
-            return f"{word}, by too little to matter" if apart else "no difference that matters"
-        if found.beyond(self.smallest) or found.beyond(-self.smallest):
-            return word
-        return f"{word}, perhaps by too little to matter" if apart else "unclear"
-
     def judged(self, found: Estimate | None) -> str:
         """The verdict in bold, and what it rests on."""
         if found is None:
@@ -171,6 +160,11 @@ class Budgets(evidence.Recorded):
             end, chosen = self.level(arm, budget).value, self.chosen(arm, budget)
             lines.append(f"{budget:5,}  {arm:{wide}}  {end:7.3f}  {gain:{space}}  {chosen}")
         return lines
+
+    def missing(self) -> str:
+        """The arms and budgets of the study's file that are not recorded under all teachers; "none" where all are."""
+        pairs = [(arm, budget) for arm in self.about["arms"] for budget in self.about["budgets"]]
+        return "; ".join(f"{arm} after {b:,}" for arm, b in pairs if (arm, b) not in self._whole) or "none"
 
     def chosen(self, arm: str, budget: int) -> str:
         """What the tuning chose: its learning rate, and a value for each of its lists."""

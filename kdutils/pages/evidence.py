@@ -63,6 +63,17 @@ class Recorded:
         """The teachers' seeds, the one that arms are tuned under first."""
         return self.about.get("sizes", {}).get(self.size, {}).get("teachers", self.about["teachers"])
 
+    def verdict(self, found: Estimate | None) -> str:
+        """What an interval says, given the smallest effect of interest."""
+        if found is None:
+            return "not known"
+        apart, word = found.low > 0 or found.high < 0, "better" if found.value > 0 else "worse"
+        if found.within(self.smallest):
+            return f"{word}, by too little to matter" if apart else "no difference that matters"
+        if found.beyond(self.smallest) or found.beyond(-self.smallest):
+            return word
+        return f"{word}, perhaps by too little to matter" if apart else "unclear"
+
     def cell(self, role: str, budget: int = 0, arm: str = "") -> dict[str, Any]:
         """What the summary says of the first teacher, or of an arm's "tuning" or "students" under it."""
         return self.about["cells"][str(Cell(role, self.taught[0], budget, arm, self.size))]

@@ -39,7 +39,7 @@ def made(tmp_path, end, cells, optimum=0.0, measure="accuracy") -> budgets.Budge
     records.table, records.cells = pd.DataFrame(rows, columns=list(COLUMNS)), about
     records.about = {
         "cells": about, "teachers": list(TEACHERS), "settings": {"batch": 8}, "effect": {"smallest": 1.0},
-        "arms": {arm: {"curriculum": kind} for arm, kind in KIND.items()},
+        "budgets": [100, 200, 400], "arms": {arm: {"curriculum": kind} for arm, kind in KIND.items()},
     }  # fmt: skip
     return budgets.Budgets(records, measure)
 
@@ -58,6 +58,8 @@ def test_an_arm_counts_where_all_its_teachers_are_recorded(tmp_path):
     assert study.budgets() == [100, 200, 400] and study.budgets("labels", "extraction") == [100]
     assert study.along_budgets("joint") == "" and study.along_budgets("extraction").count("better") == 3
     assert not any("joint" in line for line in study.rows()) and len(study.rows()) == 1 + 3 + 3 + 1
+    lost = "labels after 200; labels after 400; joint after 100; joint after 200; joint after 400"
+    assert study.missing() == lost and made(tmp_path, flat, ALL).missing() == "none"
 
 
 def test_a_positive_difference_is_a_better_arm(tmp_path):
