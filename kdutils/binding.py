@@ -1,9 +1,7 @@
-"""How a curriculum is tied to one live network: an ensemble of one, what it drew, how it is told apart."""
+"""How a curriculum is tied to one live network: an ensemble of one around it, and what was drawn for it."""
 
 from __future__ import annotations
 
-import dis
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -15,12 +13,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from kdutils import checks, reading
+from kdutils import checks, fingerprints, reading
 from kdutils.signals import Bound, Signal
 
 _WITH_A_MODE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
-_NOT_TOLD = {"training", "name_or_path"}  # a mode, and where a network was loaded from
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
+ENCODER = "attention_mask"  # the entry of an encoder-decoder's batches that is of the encoder's positions alone
 
 
 class One:
@@ -36,7 +33,7 @@ class One:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
         self.device = first.device
         self.stage, self.paths, self.seen, self.rows = -1, {}, {}, None
-        self.mask, self.marks = None, None
+        self.mask, self.marks, self.sharing = None, None, set()
 
     def spread(self, per_seed: Any) -> Any:
         return per_seed
@@ -45,7 +42,8 @@ class One:
     def shape_at(self, path: str, x: Any) -> torch.Size:
         training = checks.in_eval_mode(self.skeleton)
         try:
-            values = reading.outputs_at(self.skeleton, _first(x), (path, reading.OUTPUT))[path]
+            with checks.uncached(self.skeleton):
+                values = reading.outputs_at(self.skeleton, _first(x), (path, reading.OUTPUT))[path]
             if path == reading.OUTPUT and self.vocabulary and self.vocabulary > values.shape[-1]:
                 raise ValueError(f"the student's output has {values.shape[-1]} classes, vocabulary={self.vocabulary}")
             return self.cut(values, path).shape
@@ -73,11 +71,20 @@ class One:
                 "dropout and batch norm"
             )
         placed = all(tensor.device == self.device for tensor in chain(network.parameters(), network.buffers()))
-        return (network if placed else network.to(self.device)).eval()  # a quantised network refuses `to`
+        before = checks.in_eval_mode(network if placed else network.to(self.device))  # a quantised one refuses `to`
+        if common := [(module, mode) for module, mode in before if id(module) in own]:  # the student goes on as it was
+            self.sharing.add(id(network))
+            checks.restored(common)
+        return network
 
-    def mark(self, x: Any, y: Any) -> None:
-        """Note where outputs count that come without labels `y`, by the mask, if there is one."""
-        self.marks = None if y is not None or self.mask is None else _masked(self.mask, x) != 0
+    def mark(self, x: Any, y: Any, reads: Sequence[str] = (reading.OUTPUT,)) -> None:
+        """Note where outputs count, if they are read, that come without labels `y`: by the mask, if there is one."""
+        self.marks = None
+        if y is None and self.mask is not None and reading.OUTPUT in reads:
+            if self.mask == ENCODER and two_sided(self.skeleton):
+                said = f"{ENCODER} says nothing of its decoder (mask=None: all positions count)"
+                raise ValueError(f"outputs of an encoder-decoder need labels: {said}")
+            self.marks = _masked(self.mask, x) != 0
 
     def enter(self, stage: int | None = None) -> None:
         """Forget what teachers said about the last inputs; in a new stage, also what is asked of them."""
@@ -87,20 +94,29 @@ class One:
 
     @torch.no_grad()
     def read(self, teacher: nn.Module, x: Any, path: str, units: int | None = None, state: Any = None) -> torch.Tensor:
-        if teacher.training:
-            teacher.eval()
         if state is not None:  # a narrowed pass is of one layer alone
-            found = reading.outputs_at(teacher, _first(x), (path,), state)[path]
+            found = self._pass(teacher, x, (path,), state)[path]
             return (found if units is None else found.movedim(units, -1))[None]
         wanted = self.paths.setdefault(id(teacher), [])
         if path not in wanted:
             wanted.append(path)
         held, values = self.seen.get((id(teacher), id(x)), (None, {}))
         if held is not x or path not in values:
-            values = reading.outputs_at(teacher, _first(x), tuple(wanted))
+            values = self._pass(teacher, x, tuple(wanted))
             self.seen[id(teacher), id(x)] = x, values
         found = self.cut(values[path], path)
         return (found if units is None else found.movedim(units, -1))[None]
+
+    def _pass(self, teacher: nn.Module, x: Any, paths: tuple[str, ...], state: Any = None) -> dict[str, torch.Tensor]:
+        """A pass of a teacher in eval mode; parts that are the student's, too, come back in the mode they were in."""
+        if teacher.training:
+            teacher.eval()
+        before = checks.in_eval_mode(teacher) if id(teacher) in self.sharing else []
+        try:
+            with checks.uncached(teacher):
+                return reading.outputs_at(teacher, _first(x), paths, state)
+        finally:
+            checks.restored(before)
 
 
 class Drawn(nn.Module):
@@ -149,21 +165,12 @@ class Drawn(nn.Module):
 def _same_plan(module: Drawn, state: Mapping[str, Any], prefix: str, *_: Any) -> None:
     saved = state.get(f"{prefix}plan")
     if saved is not None and (text := bytes(saved.cpu().tolist()).decode()) != module.text:
-        raise ValueError(f"the saved state is of another curriculum: {difference(text, module.text)}")
+        raise ValueError(f"the saved state is of another curriculum: {fingerprints.difference(text, module.text)}")
     for name, units in module.named_buffers():
         theirs = state.get(f"{prefix}{name}") if name.endswith("/units") else None
         if theirs is not None and not theirs.cpu().equal(units.cpu()):
             advice = "resume on the kind of device it is from"
             raise ValueError(f"the saved state reads other units of the teacher: {advice}")
-
-
-def difference(one: str, two: str) -> str:
-    """The first line in which two texts differ."""
-    a, b = (text.splitlines() for text in (one, two))
-    for first, second in zip(a, b, strict=False):
-        if first != second:
-            return f"{first!r}, not {second!r}"
-    return f"{len(a)} lines, not {len(b)}"
 
 
 def _parts(bounds: list[Bound], kind: str) -> dict[str, Any]:
@@ -193,6 +200,38 @@ def layers(thing: Any) -> list[Any]:
     """The signals in a signal, or in some, that read a hidden layer of the student."""
     inner = thing if isinstance(thing, tuple | list) else _inner(thing)
     return [thing] if hasattr(thing, "student_layer") else [found for part in inner for found in layers(part)]
+
+
+def two_sided(network: nn.Module) -> bool:
+    return bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
+
+
+def one_side(student: nn.Module, mask: Any, signals: Sequence[Signal]) -> None:
+    """ValueError where an encoder's mask would be taken for that of a decoder's positions."""
+    read = [layer for layer in layers(signals) if getattr(layer, "positions", "") == "all"] if mask == ENCODER else []
+    paths = [layer.student_layer.split(".") for layer in read] if two_sided(student) else []
+    if {next((part for part in path if part in ("encoder", "decoder")), "") for path in paths} - {"encoder"}:
+        advice = "say which count: mask=None for all, mask=a function of the batch, or `positions` of each"
+        raise ValueError(f"{ENCODER} is of the encoder, and the plan reads layers of the decoder: {advice}")
+
+
+def repeated(network: nn.Module, x: Any, paths: Sequence[str]) -> dict[str, int]:
+    """Which of the modules at `paths` are called more than once in a pass, and how often."""
+    calls, hooks = dict.fromkeys(paths, 0), []
+    before = checks.in_eval_mode(network)
+
+    def count(path: str, *_: Any) -> None:
+        calls[path] += 1
+
+    try:
+        hooks = [reading.module_at(network, p).register_forward_hook(partial(count, p)) for p in calls if p]
+        with torch.no_grad(), checks.uncached(network), reading.as_written(network):
+            reading.outputs_at(network, _first(x))
+    finally:
+        checks.restored(before)
+        for hook in hooks:
+            hook.remove()
+    return {path: n for path, n in calls.items() if n > 1}
 
 
 @torch.no_grad()
@@ -231,7 +270,7 @@ def filled(signal: Any, units: Any, mask: Any) -> Signal:
     if not is_dataclass(signal):
         return signal
     if hasattr(signal, "targets"):  # recorded
-        signal.targets.agree(units=units, mask=None if mask is None else described(mask))
+        signal.targets.agree(units=units, mask=None if mask is None else fingerprints.described(mask))
     changes = {f.name: filled(getattr(signal, f.name), units, mask) for f in fields(signal)}
     if "student_layer" in changes:
         given = units.get(signal.student_layer) if isinstance(units, Mapping) else units
@@ -248,50 +287,3 @@ def _masked(mask: str | Callable[[Any], torch.Tensor], x: Any) -> torch.Tensor:
     if not isinstance(batch, Mapping) or mask not in batch:
         raise ValueError(f"the batch has no entry {mask!r} to be the mask of positions")
     return batch[mask][None]
-
-
-def described(thing: Any) -> str:
-    """What a signal is, in a line that is the same in every process: its fields, its teachers by their weights."""
-    if isinstance(thing, nn.Module):
-        return f"{type(thing).__name__} {fingerprint(thing)}"
-    if is_dataclass(thing):
-        told = [f"{f.name}={described(getattr(thing, f.name))}" for f in fields(thing) if f.name != "name"]
-        return f"{type(thing).__name__}({', '.join(told)})"
-    if isinstance(thing, tuple | list):
-        return f"({', '.join(map(described, thing))})"
-    if isinstance(thing, partial):
-        return f"{described(thing.func)}{described(thing.args)}{thing.keywords}"
-    return getattr(thing, "__qualname__", None) or repr(thing)
-
-
-@torch.no_grad()
-def fingerprint(network: nn.Module) -> str:
-    """Twelve characters that tell trained networks apart: the plain attributes of their modules and of every tensor
-    name, shape, up to 256 entries, and the sum of all as whole numbers, which is the same on every device."""
-    digest = hashlib.sha256()
-    for path, module in network.named_modules():
-        code = getattr(type(module).forward, "__code__", None)  # what a pass sets is no part of what a network is
-        passing = {line.argval for line in dis.get_instructions(code) if line.opname == "STORE_ATTR"} if code else set()
-        told = [(name, value) for name, value in sorted(vars(module).items())
-                if name[0] != "_" and name not in _NOT_TOLD | passing and _plain(value)]  # fmt: skip
-        digest.update(f"{path} {type(module).__name__} {told}".encode())
-    for name, tensor in {**dict(network.named_buffers()), **network.state_dict()}.items():
-        if not isinstance(tensor, torch.Tensor):  # what a module says of itself
-            continue
-        whole = tensor.detach().dequantize() if tensor.is_quantized else tensor.detach()
-        flat = (torch.view_as_real(whole.resolve_conj()) if whole.is_complex() else whole).flatten()
-        some = flat[:: max(1, -(-len(flat) // 256))].cpu()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(some.contiguous().view(torch.uint8).numpy().tobytes())
-        bits = flat.contiguous().view(_BITS[flat.element_size()])
-        digest.update(str(bits.sum(dtype=torch.int64).item()).encode())
-    return digest.hexdigest()[:12]
-
-
-def _plain(value: Any) -> bool:
-    """Whether it is a number, a text that names no device, or a tuple of such."""
-    if isinstance(value, tuple):
-        return all(map(_plain, value))
-    return type(value) in (bool, int, float) or (
-        isinstance(value, str) and not value.startswith(("cpu", "cuda", "mps"))
-    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdutils.losses import only
+from kdutils.losses import IGNORE, only
 
 
 def count(name: str, value: Any) -> int:
@@ -64,6 +65,24 @@ def not_probabilities(outputs: torch.Tensor) -> None:
         raise ValueError("the teacher's outputs are probabilities, which sum to 1: let it return logits")
 
 
+def labels(y: torch.Tensor, look: bool = True) -> None:
+    """Refuse labels that are no classes; to `look` at the entries waits for a GPU."""
+    if y.is_floating_point():
+        raise ValueError(f"labels are whole numbers, the classes from 0 on, not {y.dtype}")
+    if look and (wrong := y[(y < 0) & (y.long() != IGNORE)]).numel():
+        raise ValueError(f"labels are classes from 0 on, and {IGNORE} where nothing is asked, not {wrong[0].item()}")
+
+
+def classifies(network: nn.Module) -> None:
+    """Refuse a model of transformers whose outputs are not meant for a softmax."""
+    kind = getattr(getattr(network, "config", None), "problem_type", None)
+    if kind in ("multi_label_classification", "regression"):
+        raise ValueError(
+            f"outputs are compared by their softmax, and {type(network).__name__} is for {kind} (problem_type of its "
+            "config): match them by a signal of your own"
+        )
+
+
 def one_process(network: nn.Module) -> None:
     """Refuse a network that was wrapped for several processes, and warn where there are several: nothing is shared."""
     advice = "kdutils.distiller and kdutils.hf train one network on several processes"
@@ -102,6 +121,20 @@ def evaluated(network: nn.Module) -> nn.Module:
                 "mode at every evaluation: let make() leave it out, or train the network with kdutils.distiller"
             )
     return network
+
+
+@contextmanager
+def uncached(network: nn.Module) -> Iterator[None]:
+    """A block where a model of transformers keeps no keys and values: with them, it reads packed texts as one."""
+    configs = [getattr(module, "config", None) for module in network.modules()]
+    changed = {id(config): config for config in configs if getattr(config, "use_cache", None) is True}
+    for config in changed.values():
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in changed.values():
+            config.use_cache = True
 
 
 def in_eval_mode(network: nn.Module) -> list[tuple[nn.Module, bool]]:

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from kdutils import binding, checks, reading
+from kdutils import binding, checks, fingerprints, reading
 from kdutils.curriculum import Curriculum
 from kdutils.losses import IGNORE
-from kdutils.signals import Bound, Labels
+from kdutils.signals import Bound, Labels, Output
+
+PATIENCE = 20  # steps after which a map that nothing moves is not in the optimiser
 
 
 class Distiller(nn.Module):
@@ -84,24 +86,32 @@ class Distiller(nn.Module):
         lengths = plan.lengths(checks.count("total", total))
         self.student, self.plan = student, plan
         self.starts, self.total = [0, *accumulate(lengths)][:-1], sum(lengths)
-        binding.known_units(units, [stage.signal for stage in plan.stages])
+        signals = [stage.signal for stage in plan.stages]
+        binding.known_units(units, signals)
+        binding.one_side(student, mask, signals)
+        if binding.holds(signals, (Labels, Output)):
+            checks.classifies(student)
         self._stages = [replace(s, signal=binding.filled(s.signal, units, mask)) for s in plan.stages]
         self._one = binding.One(student, seed, vocabulary and checks.count("vocabulary", vocabulary))
         self._one.mask = mask
         x, y = (binding.lead(part) for part in (calibration, calibration_labels))
+        if y is not None:
+            checks.labels(y)
         self._bounds: list[Bound] = [stage.signal.bind(self._one, x, y) for stage in self._stages]
+        self._tell_of_calls(x)
         self._one.enter()
         self._labels = [binding.holds(stage.signal, Labels) for stage in self._stages]
         self._asks = [
             any(getattr(s, "positions", "") == "asked" for s in binding.layers(stage.signal)) for stage in self._stages
         ]
         told = [
-            f"{length} steps of {binding.described(s.signal)}{s.only or ''}"
+            f"{length} steps of {fingerprints.described(s.signal)}{s.only or ''}"
             for length, s in zip(lengths, plan.stages, strict=True)
         ]
-        told.append(f"seed {seed}, units {units}, mask {binding.described(mask)}, vocabulary {vocabulary}")
+        told.append(f"seed {seed}, units {units}, mask {fingerprints.described(mask)}, vocabulary {vocabulary}")
         self.drawn = binding.Drawn("\n".join(told), self._bounds)
         self._now, self._whole, self._agreed = 0, None, False
+        self._moves: dict[int, tuple[int, int]] = {}  # by stage: its first step, the version of what it learns then
         self._restrict()
         self._ddp_params_and_buffers_to_ignore = [
             f"drawn.{name}" for name, _ in self.drawn.named_buffers()
@@ -136,6 +146,8 @@ class Distiller(nn.Module):
         if self._labels[self._now] and (not isinstance(labels, torch.Tensor) or labels.is_floating_point()):
             found = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
             raise ValueError(f"stage {self._now + 1} learns from labels: give whole numbers, not {found}")
+        if isinstance(labels, torch.Tensor):
+            checks.labels(labels, look=not self._agreed or labels.device.type == "cpu")
         if labels is None and self._asks[self._now]:
             raise ValueError(f"stage {self._now + 1} matches a layer where labels ask: give labels")
         self._check_place()
@@ -146,19 +158,27 @@ class Distiller(nn.Module):
         bound = self._bounds[self._now]
         self._one.enter(self._now)
         self._one.rows = rows
+        if labels is None and isinstance(batch, Mapping) and "labels" in batch and reading.OUTPUT in bound.reads:
+            raise ValueError("the batch holds labels: take them out, and give them beside it")
         x, y = binding.lead(batch), binding.lead(labels)
-        self._one.mark(x, y)
+        self._one.mark(x, y, bound.reads)
         target = bound.target(x, y)
         self._one.enter()  # what teachers said is not held while the student runs
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
-        values = reading.outputs_at(self.student, batch, reads)
+        with checks.uncached(self.student):
+            values = reading.outputs_at(self.student, batch, reads)
         marks = self._one.marks
         said = (labels, "labels") if marks is None else (marks[0], "a mask")
         self._check_labels(values.get(reading.OUTPUT), *said)
         self._check_gradient(values, bound)
         loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
+        self._check_moves(bound, int(step))
         self.drawn.step.fill_(int(step))
-        return loss.squeeze(0)
+        loss = loss.squeeze(0)
+        if self._stages[self._now].only and loss.requires_grad:
+            self._only.check(self.student)
+            loss.register_hook(partial(self._only.open, self._stages[self._now].only))
+        return loss
 
     def _check_labels(self, outputs: torch.Tensor | None, labels: Any, what: str) -> None:
         if outputs is None or not isinstance(labels, torch.Tensor) or outputs.shape[:-1] == labels.shape:
@@ -168,9 +188,8 @@ class Distiller(nn.Module):
             raise ValueError(f"{needed}, not {tuple(labels.shape)}")
 
     def _check_gradient(self, values: dict[str, torch.Tensor], bound: Bound) -> None:
-        own = [layer.student_layer for layer in binding.layers(self._stages[self._now].signal)]
-        lost = [path for path in own or bound.reads if not values[path].requires_grad]
-        if torch.is_grad_enabled() and lost and (own or len(lost) == len(bound.reads)):
+        lost = [path for path in bound.reads if not values[path].requires_grad]
+        if torch.is_grad_enabled() and lost:
             cause = "all that leads to it is frozen or detached, or checkpointed with use_reentrant=True"
             raise ValueError(f"no gradient comes from {lost[0] or 'the output'!r} of the student: {cause}")
 
@@ -192,7 +211,7 @@ class Distiller(nn.Module):
         for rank, plan in enumerate(plans):
             if plan != plans[0]:
                 raise ValueError(
-                    f"process {rank} has another curriculum than process 0: {binding.difference(plan, plans[0])}"
+                    f"process {rank} has another curriculum than process 0: {fingerprints.difference(plan, plans[0])}"
                 )
         if any(stage.only for stage in self._stages):
             raise ValueError("stages that move only some parameters (`only`) are for a single process")
@@ -200,22 +219,63 @@ class Distiller(nn.Module):
             for tensor in bound.tensors.values():
                 distributed.broadcast(tensor, 0)
 
+    def _check_moves(self, bound: Bound, step: int) -> None:
+        """Warn once where steps go by and what the plan learns beside the student stays as it is."""
+        versions = sum(parameter._version for parameter in bound.parameters.values())
+        since, then = self._moves.setdefault(self._now, (step, versions))
+        if bound.parameters and step >= since + PATIENCE and versions == then and self.drawn.training:
+            self._moves[self._now] = step + 10**9, then
+            warnings.warn(
+                f"stage {self._now + 1} learns a map of its own, which has not moved in {step - since} steps: give the "
+                "optimiser distiller.parameters(), not the student's alone",
+                stacklevel=4,
+            )
+
+    def _tell_of_calls(self, x: Any) -> None:
+        few, found = reading.each(lambda t: t[:, [0, -1]], x), {}
+        for layer in binding.layers([stage.signal for stage in self._stages]):
+            sides = (self.student, layer.student_layer), (getattr(layer, "teacher", None), getattr(layer, "layer", ""))
+            for network, path in sides:
+                if network is not None and path:
+                    found.setdefault(id(network), (network, set()))[1].add(path)
+        for network, paths in found.values():
+            for path, calls in binding.repeated(network, few, sorted(paths)).items():
+                told = f"{path!r} of {type(network).__name__} is called {calls} times in a pass"
+                warnings.warn(f"{told}: what it returns first is read", stacklevel=4)
+
     def _restrict(self) -> None:
         """Where a stage moves only some parameters, the others lose their gradient as soon as they have it."""
         named = {name.replace("_orig_mod.", ""): p for name, p in self.student.named_parameters()}  # compiled or not
         for stage in self._stages:
             if stage.only and not any(name.startswith(stage.only) for name in named):
                 raise ValueError(f"the student has no parameter whose name starts with one of {stage.only}")
+        self._only = _Only(named) if any(stage.only for stage in self._stages) else None
 
-        def drop(name: str, parameter: torch.Tensor) -> None:
-            only = self._stages[self._now].only
-            if only and not name.startswith(only):
-                parameter.grad = None
 
-        if any(stage.only for stage in self._stages):
-            for name, parameter in named.items():
-                if parameter.requires_grad:
-                    parameter.register_post_accumulate_grad_hook(partial(drop, name))
+class _Only:
+    """While a loss of the Distiller goes backward through a stage that moves only some, the others get no gradient."""
+
+    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+        self.prefixes: tuple[str, ...] = ()
+        self.known = {id(p) for p in named.values() if p.requires_grad}
+        for name, parameter in named.items():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(partial(self.drop, name))
+
+    def drop(self, name: str, parameter: torch.Tensor) -> None:
+        if self.prefixes and not name.startswith(self.prefixes):
+            parameter.grad = None
+
+    def open(self, prefixes: tuple[str, ...], gradient: torch.Tensor) -> None:
+        self.prefixes = prefixes
+        torch.autograd.Variable._execution_engine.queue_callback(self.close)  # as DistributedDataParallel does
+
+    def close(self) -> None:
+        self.prefixes = ()
+
+    def check(self, student: nn.Module) -> None:
+        if any(p.requires_grad and id(p) not in self.known for p in student.parameters()):
+            raise ValueError("a parameter of the student was unfrozen or replaced: build the Distiller after that")
 
 
 def _look(batch: Any, labels: Any) -> None:

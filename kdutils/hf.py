@@ -50,7 +50,8 @@ class CurriculumTrainer(Trainer):
 
     Raises:
         ValueError: for what a Distiller refuses; several GPUs in one process; label smoothing, `compute_loss_func` or
-            `model_init`, which would be left out without a word; a checkpoint of another plan or another trainer.
+            `model_init`, which would be left out without a word; `auto_find_batch_size`, which changes the number of
+            steps; rows that can be read only once; a checkpoint of another plan or another trainer.
     """
 
     loss_is_scaled_for_ga = False
@@ -75,8 +76,10 @@ class CurriculumTrainer(Trainer):
             raise ValueError("torch.compile(model) hides its class: give the model itself, after model.compile()")
         if unused := [name for name in ("compute_loss_func", "model_init") if kwargs.get(name) is not None]:
             raise ValueError(f"{unused[0]} has no meaning here: the curriculum says what the loss is")
-        if args.label_smoothing_factor:
-            raise ValueError("label_smoothing_factor has no meaning here: write it as a stage of the curriculum")
+        if wrong := [name for name in ("label_smoothing_factor", "auto_find_batch_size") if getattr(args, name, None)]:
+            raise ValueError(
+                f"{wrong[0]} has no meaning here: a curriculum says what the loss is, and counts its steps"
+            )
         if args.n_gpu > 1:
             raise ValueError("several GPUs need a process each: start the program with torchrun or accelerate launch")
         if args.ddp_find_unused_parameters is None:
@@ -87,7 +90,7 @@ class CurriculumTrainer(Trainer):
         self._set_signature_columns_if_needed()  # by the student's own forward
         self.model_accepts_loss_kwargs = False
         inner = self.accelerator.unwrap_model(model)
-        self.two_sided = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
+        self.two_sided = binding.two_sided(inner)
         causal = any(kind.__name__ in CAUSAL.values() for kind in type(inner).__mro__)
         self.shift_labels = causal and not self.two_sided if shift_labels is None else shift_labels
         if shift_labels is None and self.train_dataset is not None and not self.is_fsdp_enabled:
@@ -95,13 +98,12 @@ class CurriculumTrainer(Trainer):
             self.shift_labels = self.shift_labels if own is None else own
         batch, labels = self._asked(self._first_rows()) if calibration is None else (calibration, None)
         layers = binding.layers([s.signal for s in curriculum.stages])
-        if not any(getattr(layer, "positions", "") == "asked" for layer in layers):
+        by_position = isinstance(labels, torch.Tensor) and labels.dim() == 2  # then they tell where classes are
+        if not by_position and not any(getattr(layer, "positions", "") == "asked" for layer in layers):
             labels = None
         batch, labels = self._prepare_input(batch), self._prepare_input(labels)
-        if mask == "attention_mask" and not (isinstance(batch, Mapping) and mask in batch):
-            mask = None
-        if self.two_sided and mask == "attention_mask":
-            mask = self._mask_of_encoder(curriculum)
+        self._unmasked = mask == binding.ENCODER and not (isinstance(batch, Mapping) and mask in batch)
+        mask = None if self._unmasked else mask
         self._settings = {"calibration": batch, "mask": mask, "units": units, "vocabulary": vocabulary,
                           "seed": args.seed, "calibration_labels": labels}  # fmt: skip
         if any(binding.holds(s.signal, recorded.RECORDED) for s in curriculum.stages):
@@ -119,18 +121,6 @@ class CurriculumTrainer(Trainer):
         if fresh_moments:
             self.add_callback(_FreshMoments(self.distiller.starts[1:]))
 
-    def _mask_of_encoder(self, plan: Curriculum) -> str | None:
-        """Its name, where only layers of the encoder are read: of a decoder's positions it says nothing."""
-        found = binding.layers([s.signal for s in plan.stages])
-        layers = [layer for layer in found if getattr(layer, "positions", "") == "all"]
-        paths = [layer.student_layer.split(".") for layer in layers]
-        if sides := {next((part for part in path if part in ("encoder", "decoder")), "") for path in paths}:
-            if sides == {"encoder"}:
-                return "attention_mask"
-            advice = "say which count: mask=None for all, mask=a function of the batch, or `positions` of each"
-            raise ValueError(f"attention_mask is of the encoder, and the plan reads layers of the decoder: {advice}")
-        return None
-
     def _steps(self) -> int:
         if self.args.max_steps > 0:
             return self.args.max_steps
@@ -139,6 +129,9 @@ class CurriculumTrainer(Trainer):
     def _first_rows(self, rows: int = CALIBRATION) -> dict[str, Any]:
         if self.train_dataset is None:
             raise ValueError("without a train_dataset, give a batch for calibration")
+        if iter(self.train_dataset) is iter(self.train_dataset):
+            advice = "give one that starts anew, as IterableDataset.from_generator: its first rows are looked at before"
+            raise ValueError(f"the train_dataset can be read only once: {advice}")
         with seeding.global_rng(self.args.seed, "calibration"):  # collators may draw at random
             return self._collated(list(islice(iter(self.train_dataset), rows)))
 
@@ -187,8 +180,8 @@ class CurriculumTrainer(Trainer):
         if not model.training:
             return super().compute_loss(model, batch, return_outputs)
         batch, y = self._asked(batch)
-        if y is None and self.two_sided and self._settings["mask"] == "attention_mask":
-            raise ValueError("outputs of an encoder-decoder need labels: attention_mask says nothing of its decoder")
+        if self._unmasked and binding.ENCODER in batch:
+            raise ValueError("the batches have an attention_mask, and the calibration had none: give it there, too")
         loss = model(distilled=(batch, y, self.state.global_step, rows))
         return (loss, {"loss": loss}) if return_outputs else loss
 
@@ -200,12 +193,13 @@ class CurriculumTrainer(Trainer):
             raise ValueError(f"a curriculum knows one kind of labels, not {self.label_names}")
         labels = found[0] if found else None
         if self.two_sided and not any(name.startswith("decoder_input") for name in batch):
-            make = getattr(self.accelerator.unwrap_model(self.model), "prepare_decoder_input_ids_from_labels", None)
-            if make is not None and labels is None:
-                raise ValueError(
-                    "an encoder-decoder needs decoder_input_ids in its batches, or labels to make them from"
-                )
-            batch |= {} if make is None else {"decoder_input_ids": make(labels)}  # a classifier has a way of its own
+            inner = self.accelerator.unwrap_model(self.model)
+            make = getattr(inner, "prepare_decoder_input_ids_from_labels", None)
+            of_ids = getattr(inner, "main_input_name", "input_ids") == "input_ids"
+            if labels is None if make is not None else not of_ids:  # a classifier of texts has a way of its own
+                advice = "or labels, where it has a way to make them from these"
+                raise ValueError(f"an encoder-decoder needs decoder_input_ids in its batches, {advice}")
+            batch |= {} if make is None else {"decoder_input_ids": make(labels)}
         if self.shift_labels and labels is not None:
             labels = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], IGNORE)], 1)
         return batch, labels
@@ -289,8 +283,8 @@ class _FreshMoments(TrainerCallback):
 class _Hosted(Distiller):
     """A Distiller that a Trainer takes for its student: it has the student's attributes, and evaluates it."""
 
-    def forward(self, distilled: tuple | None = None, **inputs: Any) -> Any:
-        return self.student(**inputs) if distilled is None else super().forward(*distilled)
+    def forward(self, *args: Any, distilled: tuple | None = None, **inputs: Any) -> Any:
+        return self.student(*args, **inputs) if distilled is None else super().forward(*distilled)
 
     def __getattr__(self, name: str) -> Any:
         try:

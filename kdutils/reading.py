@@ -63,7 +63,7 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
     return _inside(here) if path else here
 
 
-def _as_written(model: nn.Module) -> contextlib.AbstractContextManager:
+def as_written(model: nn.Module) -> contextlib.AbstractContextManager:
     """A block where compiled parts of `model` run as they were written: compiled code skips hooks that came later."""
     parts = model.modules() if "torch._dynamo" in sys.modules else ()
     compiled = any("_orig_mod" in m._modules or m._compiled_call_impl is not None for m in parts)
@@ -116,7 +116,7 @@ def outputs_at(
         return functional_call(model, state, args, named, tie_weights=tied)
 
     if not modules:
-        with _as_written(model) if state else contextlib.nullcontext():
+        with as_written(model) if state else contextlib.nullcontext():
             return {OUTPUT: _numbers(call(), OUTPUT)}
 
     def keep(path: str, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -129,12 +129,12 @@ def outputs_at(
     with contextlib.suppress(_Reached), contextlib.ExitStack() as during:
         for path, module in modules.items():
             during.enter_context(module.register_forward_hook(partial(keep, path)))
-        during.enter_context(_as_written(model))
+        during.enter_context(as_written(model))
         output = call()
         if OUTPUT in paths:
             seen[OUTPUT] = _numbers(output, OUTPUT)
     if missing := [path for path in paths if path not in seen]:
-        raise ValueError(f"the forward pass of {type(model).__name__} never called {missing}")
+        raise ValueError(f"the forward pass of {type(model).__name__} never called {missing} (by layerdrop?)")
     return seen
 
 
@@ -190,8 +190,8 @@ def classes(students: Any, x: Any, y: Any, teacher: nn.Module | None = None) -> 
     if labels not in (None, own[1:-1]) and (teacher is None or len(own) > 2):
         needed = f"outputs (batch, ..., classes) of {own} need labels of {own[:-1]}, {IGNORE} where nothing is asked"
         raise ValueError(f"{needed}; the task's are {(own[0], *labels)}")
-    if labels in (None, own[2:]):  # they do not say which dimension holds the classes
-        check_units(students.skeleton, OUTPUT, own, 2, None)
+    if labels in (None, own[2:]) and not (len(own) == 3 and hasattr(students.skeleton, "main_input_name")):
+        check_units(students.skeleton, OUTPUT, own, 2, None)  # which holds the classes? transformers': the last
     return own[-1]
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from kdutils import binding, checks, losses, reading, shards
+from kdutils import binding, checks, fingerprints, losses, reading, shards
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.signals import Bound, Hidden, Labels, Output, Regressed, Signal, Students, WeightedSum
 
@@ -64,7 +64,7 @@ def record(
     first = binding.lead(calibration), binding.lead(calibration_labels)
     stages, found = _stages(plan)
     binding.known_units(units, list(found.values()))
-    told = dict(seed=seed, units=units, mask=binding.described(mask), vocabulary=vocabulary, top_k=top_k)
+    told = dict(seed=seed, units=units, mask=fingerprints.described(mask), vocabulary=vocabulary, top_k=top_k)
     about = {
         "name": plan.name, "stages": stages, "rows": len(rows), "shard": shard, "shards": {},
         "settings": {name: str(value) for name, value in told.items()},
@@ -107,7 +107,7 @@ def plan(folder: str | os.PathLike[str], of: Curriculum | None = None) -> Curric
     if of is not None:
         stages, found = _stages(of)
         leaves = {name: leaf["about"] for name, leaf in about["leaves"].items()}
-        mine = {"stages": stages, "leaves": {name: binding.described(signal) for name, signal in found.items()}}
+        mine = {"stages": stages, "leaves": {name: fingerprints.described(signal) for name, signal in found.items()}}
         shards.same({"stages": about["stages"], "leaves": leaves}, mine, folder)
     targets = shards.Targets(folder, about)
 
@@ -150,6 +150,8 @@ class RecordedLayer:
 
         def target(x: Any, y: Any) -> Any:
             found = self.targets.get(students, x, self.key)
+            if spec.get("asked") and y is not None and not torch.equal(losses.asked(y), found["mask"]):
+                raise ValueError(f"{self}: the labels ask at other positions than when it was recorded")
             return losses.pair(found["values"].float(), found.get("mask"))
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
@@ -273,22 +275,21 @@ def _tree(signal: Signal, found: dict[str, Signal]) -> Any:
         raise ValueError(f"{signal}: a {type(signal).__name__} cannot be recorded")
     if getattr(signal, "redraw", False) or getattr(signal, "share", 1) < 1:
         raise ValueError(f"{signal}: a target that changes while the student learns cannot be recorded")
-    about = binding.described(signal)
-    name = next((n for n, other in found.items() if binding.described(other) == about), f"t{len(found)}")
+    about = fingerprints.described(signal)
+    name = next((n for n, other in found.items() if fingerprints.described(other) == about), f"t{len(found)}")
     found[name] = signal
     return name
 
 
 def _spec(signal: Any, units: Any) -> dict[str, Any]:
-    spec = {"kind": type(signal).__name__, "about": binding.described(signal), "told": str(signal)}
+    spec = {"kind": type(signal).__name__, "about": fingerprints.described(signal), "told": str(signal)}
     if isinstance(signal, Output):
         return spec | {"heat": signal.student_temperature}
     signal = binding.filled(signal, units, None)
-    return spec | {
-        "layer": signal.student_layer,
-        "units": signal.units,
-        "normalise": getattr(signal, "normalise", None),
-    }
+    normalise = getattr(signal, "normalise", None)
+    return spec | dict(
+        layer=signal.student_layer, units=signal.units, normalise=normalise, asked=signal.positions == "asked"
+    )
 
 
 def _split(read: Any) -> tuple[Any, torch.Tensor | None]:

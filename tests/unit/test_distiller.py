@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from kdutils import binding, curriculum, projections, recorded, seeding
+from kdutils import curriculum, fingerprints, projections, recorded, seeding
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.distiller import Distiller
 from kdutils.lab.ensemble import Ensemble
@@ -621,18 +621,18 @@ def test_fingerprints_tell_structure_and_not_what_a_pass_sets() -> None:
             return super().forward(x)
 
     counting = Counting(2, 2)
-    before = binding.fingerprint(counting)
+    before = fingerprints.fingerprint(counting)
     counting(torch.ones(1, 2))
     counting.device = "cpu"
-    assert binding.fingerprint(counting) == before
+    assert fingerprints.fingerprint(counting) == before
     one, two = (nn.Conv1d(2, 2, 3, dilation=n) for n in (1, 2))
     two.load_state_dict(one.state_dict())
-    assert binding.fingerprint(one) != binding.fingerprint(two)
+    assert fingerprints.fingerprint(one) != fingerprints.fingerprint(two)
     turned = [nn.Linear(2, 2) for _ in range(2)]
     turned[1].load_state_dict(turned[0].state_dict())
     for scale, network in enumerate(turned):
         network.register_buffer("angle", torch.tensor([1.0 + scale, 1j]), persistent=False)
-    assert binding.fingerprint(turned[0]) != binding.fingerprint(turned[1])
+    assert fingerprints.fingerprint(turned[0]) != fingerprints.fingerprint(turned[1])
 
 
 def test_only_may_be_one_name() -> None:
@@ -647,5 +647,5 @@ def test_teachers_are_told_apart_by_attributes_and_by_every_entry() -> None:
         other.scale = 2.0 if change == "scale" else 1.0
         with torch.no_grad():
             other.weight[1234, 1] += change == "entry"
-        plans.append(binding.fingerprint(other))
-    assert plans[0] == binding.fingerprint(teacher.eval()) and len(set(plans)) == 3
+        plans.append(fingerprints.fingerprint(other))
+    assert plans[0] == fingerprints.fingerprint(teacher.eval()) and len(set(plans)) == 3

@@ -219,7 +219,7 @@ def test_what_is_refused_with_one_clear_line(tmp_path: Path) -> None:
     assert host(recorded.plan(masked), mask=known)(X[:8], Y[:8], 0, rows) == host(recorded.plan(masked))(
         X[:8], Y[:8], 0, rows
     )
-    refused(lambda: host(recorded.plan(masked), mask="kept"), "recorded with known: leave mask to the record")
+    refused(lambda: host(recorded.plan(masked), mask="kept"), "recorded with known .*: leave mask to the record")
 
     path = folder / "0000000000.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
