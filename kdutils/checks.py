@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import UninitializedTensorMixin
 
 from kdutils.losses import IGNORE, only
 
@@ -97,6 +98,32 @@ def one_process(network: nn.Module) -> None:
             f"own; {advice}",
             stacklevel=3,
         )
+
+
+def members(networks: Sequence[nn.Module]) -> None:
+    """Raises ValueError unless the networks are separate, built to the end, and of one shape."""
+    for network in networks:
+        if not isinstance(network, nn.Module):
+            raise ValueError(f"make() must return a torch module, not a {type(network).__name__}")
+        if any(isinstance(p, UninitializedTensorMixin) for p in (*network.parameters(), *network.buffers())):
+            raise ValueError("make() returns lazy modules: let it run one batch through them before it returns")
+    if len({id(network) for network in networks}) < len(networks):
+        raise ValueError("make() returned the same network twice: it must build a new one at each call")
+    for network in networks:
+        if held := [n for n, p in network.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]:
+            raise ValueError(
+                f"{held[0]} has a hook on its gradient, which an ensemble would leave out: see kdutils.distiller"
+            )
+    if len({tuple(p.requires_grad for p in network.parameters()) for network in networks}) > 1:
+        raise ValueError("make() freezes other parameters for one seed than for another: members need the same")
+    first, *others = [{n: tuple(t.shape) for n, t in (*m.named_parameters(), *m.named_buffers())} for m in networks]
+    for other in others:
+        different = sorted(n for n in first.keys() | other.keys() if first.get(n) != other.get(n))
+        if different:
+            name = different[0]
+            raise ValueError(
+                f"make() builds networks of different shapes: {name} is {first.get(name)} and {other.get(name)}"
+            )
 
 
 def attributes(network: nn.Module) -> dict[tuple[str, str], Any]:

@@ -216,8 +216,8 @@ class _Walk:
             "is": self.value(type(thing), where),
             "parameters": self.named(state["_parameters"].items(), "parameter", owner),
             "buffers": self.named(state["_buffers"].items(), "buffer", owner),
-            "passing": sorted(state["_non_persistent_buffers_set"]),
-        }
+            "passing": sorted(state["_non_persistent_buffers_set"]), "looks": self.value(source.attention(thing), ""),
+        }  # fmt: skip
         tables = {name: state[name] for name in _HOOKS if state.get(name)}
         order = {handle: n for n, handle in enumerate(dict.fromkeys(h for table in tables.values() for h in table))}
         for name, table in tables.items():
@@ -258,7 +258,7 @@ class _Walk:
     def read(self, f: types.FunctionType, chain: tuple, owner: str) -> Any:
         home, found = source.resolve(f, chain)
         where = f"global `{'.'.join(str(part) for part in chain if part)}` read by `{owner}`"
-        if found is os.getenv or isinstance(found, type(os.environ)):
+        if found is os.getenv or isinstance(found, type(os.environ)) or source.is_registered(found):
             return self.hidden(found, where)
         return {"of": home} if home else self.value(found, where)
 

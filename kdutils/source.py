@@ -161,6 +161,11 @@ def builtin(thing: Any) -> tuple[Any, dict[str, str] | None]:
     return None, {"named": f"{module}.{thing.__qualname__}", "of": home}
 
 
+def is_registered(thing: Any) -> bool:
+    """Whether this is an operator that somebody has given torch, torch.ops.my.op: what it does is not to be seen."""
+    return not getattr(thing, "_qualified_op_name", "aten::").startswith(("aten::", "prims::"))
+
+
 def is_own(thing: Any) -> bool:
     """Whether this is a function or a class of the reader's own, whoever decorated it."""
     if isinstance(thing, types.FunctionType):
@@ -171,15 +176,26 @@ def is_own(thing: Any) -> bool:
 
 
 def patches(kind: type) -> dict[str, Any]:
-    """Methods of the reader's own that were put into classes of others among the bases of `kind`."""
+    """What is of the reader's own in classes of others among the bases of `kind`, and in the modules they are from."""
     found = {}
     for base in kind.__mro__:
         if origin(base.__module__) not in (None, PYTHON):
             at_home = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else None
+            shared = sys.modules.get("torch.nn.functional") if base.__module__.startswith("torch.nn") else None
+            for module in {id(m): m for m in (sys.modules.get(base.__module__), shared) if m}.values():
+                inside = {n: v for n, v in vars(module).items() if isinstance(v, type | types.FunctionType)}
+                found |= {f"{module.__name__}.{name}": value for name, value in inside.items() if is_own(value)}
             for name, value in vars(base).items():
                 if type(value) is types.FunctionType and value.__globals__ is not at_home and is_own(value):
                     found[f"{base.__qualname__}.{name}"] = value
     return found
+
+
+def attention(network: Any) -> Any:
+    """The attention of the reader's own that a model of transformers finds by its name."""
+    registry = getattr(sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
+    found = registry.get(getattr(getattr(network, "config", None), "_attn_implementation", None))
+    return found if is_own(found) else None
 
 
 # ---- what it does ----
@@ -266,4 +282,4 @@ def resolve(f: types.FunctionType, chain: tuple) -> tuple[str | None, Any]:
         if not rest:
             break
         found = getattr(found, rest.pop(0), "undefined")
-    return (None if is_own(found) else home), found
+    return (None if is_registered(found) or is_own(found) else home), found

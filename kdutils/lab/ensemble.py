@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.parameter import UninitializedTensorMixin
 
 from kdutils import checks, reading, seeding
 from kdutils.tasks import models
@@ -72,7 +71,7 @@ class Ensemble:
         for seed in self.seeds:
             with seeding.global_rng(seed, "init"):
                 built.append(make())
-        _check(built)
+        checks.members(built)
         # as they were built: a part that its author put into eval mode stays so when students train
         self._training = [name for name, part in built[0].named_modules() if part.training]
         self.networks = [checks.evaluated(network.to(self.device)) for network in built]
@@ -187,8 +186,10 @@ class Ensemble:
         with seeding.global_rng(0, device=self.device):
             before = seeding.global_state(self.device)
             alone = tried(lambda p: self._one_by_one(x, paths, p, None))
-            if seeding.global_state(self.device) != before:
-                return _Way.NOISY
+            noisy = seeding.global_state(self.device) != before
+        self._compare_with_a_plain_pass(x, paths)
+        if noisy:
+            return _Way.NOISY
         if len(self) == 1:
             return _Way.ONE_BY_ONE
         try:
@@ -205,10 +206,33 @@ class Ensemble:
             return _Way.ONE_BY_ONE
         return _Way.VMAP
 
+    def _compare_with_a_plain_pass(self, x: torch.Tensor, paths: tuple[str, ...]) -> None:
+        """ValueError where a member's gradients, at other weights than its network holds, are not the network's own:
+        checkpointing goes through the pass again on the way back, when the network has its own weights again."""
+        moved = {n: (p * 1.25 if p.is_floating_point() else p).detach() for n, p in self.parameters.items()}
+        plain, wanted = self.with_parameters(moved).member(0), [n for n, p in moved.items() if p.is_floating_point()]
+        slopes = []
+        for one in (self.networks[0], plain):
+            with self._in_mode("train", [one]), torch.enable_grad(), seeding.global_rng(0, device=self.device):
+                own = {n: moved[n][0].clone().requires_grad_(n in wanted) for n in moved}
+                state = own | {n: b[0].clone() for n, b in self.buffers.items()} if one is not plain else {}
+                own = own if state else {n: p.requires_grad_(n in wanted) for n, p in plain.named_parameters()}
+                total = sum(v.sin().sum() for v in reading.outputs_at(one, x[0], paths, state).values())
+                if not getattr(total, "requires_grad", False):
+                    return
+                slopes.append(torch.autograd.grad(total, [own[n] for n in wanted], allow_unused=True))
+        for name, one, two in zip(wanted, *slopes, strict=True):
+            if one is not None and two is not None and not torch.allclose(one, two, 1e-3, 1e-4, equal_nan=True):
+                raise ValueError(
+                    f"in an ensemble the gradient of {name!r} of {type(plain).__name__} is not its own: leave gradient "
+                    "checkpointing off there, or train the network with kdutils.distiller"
+                )
+
     @contextmanager
-    def _in_mode(self, mode: str) -> Iterator[None]:
+    def _in_mode(self, mode: str, networks: Sequence[nn.Module] = ()) -> Iterator[None]:
         """The members in training mode inside the block: wholly, where their maker left them in eval mode."""
-        modules = [named for n in self.networks for named in n.named_modules()] if mode == "train" else []
+        networks = networks or self.networks
+        modules = [named for n in networks for named in n.named_modules()] if mode == "train" else []
         for name, part in modules:
             part.training = "" not in self._training or name in self._training
         try:
@@ -272,22 +296,3 @@ class _Way(Enum):
     VMAP = auto()
     ONE_BY_ONE = auto()
     NOISY = auto()
-
-
-def _check(networks: list[nn.Module]) -> None:
-    """Raises ValueError unless the networks are separate, built to the end, and of one shape."""
-    for network in networks:
-        if not isinstance(network, nn.Module):
-            raise ValueError(f"make() must return a torch module, not a {type(network).__name__}")
-        if any(isinstance(p, UninitializedTensorMixin) for p in (*network.parameters(), *network.buffers())):
-            raise ValueError("make() returns lazy modules: let it run one batch through them before it returns")
-    if len({id(network) for network in networks}) < len(networks):
-        raise ValueError("make() returned the same network twice: it must build a new one at each call")
-    first, *others = [{n: tuple(t.shape) for n, t in (*m.named_parameters(), *m.named_buffers())} for m in networks]
-    for other in others:
-        different = sorted(n for n in first.keys() | other.keys() if first.get(n) != other.get(n))
-        if different:
-            name = different[0]
-            raise ValueError(
-                f"make() builds networks of different shapes: {name} is {first.get(name)} and {other.get(name)}"
-            )

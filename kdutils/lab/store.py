@@ -23,6 +23,10 @@ from kdutils.source import source_hash, touched
 __all__ = ["Store", "describe", "digest", "key", "source_hash", "unseen"]
 
 
+_EVERYWHERE = [table for name, table in vars(torch.nn.modules.module).items()
+               if name.startswith("_global_") and name.endswith("hooks")]  # fmt: skip  # hooks of all modules
+
+
 def _number(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
@@ -40,7 +44,9 @@ def _checksum(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> str:
 def key(settings: dict[str, Any]) -> str:
     """The name of a run: a hash of its settings, of the code that produced it, and of torch's version and modes."""
     modes = [str(torch.get_default_dtype()), torch.get_float32_matmul_precision()]
-    modes += [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
+    cast = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+    modes += [f"{device} {torch.get_autocast_dtype(device)}" for device in cast]
+    modes += [describe([*table.values()]) for table in _EVERYWHERE if table]
     code = [source_hash(), describe(touched()), torch.__version__]
     return hashlib.sha256(_text([settings, code, modes]).encode()).hexdigest()[:20]
 

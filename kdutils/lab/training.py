@@ -111,7 +111,7 @@ def train(
         return from_store(*stored, key, settings, students)
 
     cost.keep_freed_memory()
-    with outside.noted() as found:
+    with outside.noted(runs is not None) as found:
         loop = _Loop(students.clone(), task, batch, held_out_task, held_out, optimiser, steps, mode)
         bar = tqdm(total=steps, desc=curriculum.name, leave=False, disable=not _watched(progress), mininterval=0.5)
         saved = Saved(runs, key, save_every)

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdutils import identity, source
+
 _local = threading.local()
 _told: list[bool] = []  # whether Python tells us: what it was asked for once, it does for good
 _CODE = tuple({os.path.realpath(path) + os.sep for path in [sys.prefix, *sysconfig.get_paths().values()]})
@@ -26,16 +28,21 @@ _OTHERS = {"sqlite3.connect": "a database", "subprocess.Popen": "a program", "so
 
 
 @contextmanager
-def noted() -> Iterator[dict[str, None]]:
-    """A block in which what `drawing` sees in this thread is gathered, by names in a sentence, in order."""
+def noted(kept: bool = True) -> Iterator[dict[str, None]]:
+    """A block in which what `drawing` sees in this thread is gathered, by names in a sentence, in order.
+
+    Where the run is to be kept, a task of the reader's own is asked for its first samples twice: it must say the same.
+    """
     if not _told:
         sys.addaudithook(_hear)
         _told.append(True)
     before, _local.found = getattr(_local, "found", None), {}
+    asked, _local.asked = getattr(_local, "asked", None), {} if kept else None
     try:
         yield _local.found
     finally:
         inner, _local.found = _local.found, before
+        _local.asked = asked
         if before is not None:  # a training inside another's task
             before |= inner
 
@@ -57,22 +64,36 @@ def draw(task: Any, n: int, stream: torch.Generator) -> tuple[Any, Any]:
     with drawing(task):
         if found is None:
             return task.sample(n, stream)
+        first = _local.asked is not None and id(task) not in _local.asked and source.is_own(type(task))
+        was = identity.describe(task) if first else None
         before, streams = stream.get_state(), _streams()
         drawn = task.sample(n, stream)
         moved = [name for name, was, now in zip(_SET, streams, _streams(), strict=True) if _key(was) != _key(now)]
         if moved and not any(name in text for name in moved for text in found):
-            after, now = stream.get_state(), _streams()
-            stream.set_state(before)
+            now = _streams()
             torch.manual_seed(torch.initial_seed() + 1)
             np.random.seed(np.random.randint(2**31))
             random.seed(random.random())
-            again = task.sample(n, stream)
-            stream.set_state(after)
+            again = _again(task, n, before, stream)
             for set_state, state in zip(_SET.values(), now, strict=True):
                 set_state(state)
             if not all(map(_same, drawn, again)):
                 by = f"that `{type(task).__name__}` draws without its generator"
                 found |= {f"random numbers of `{name}` {by}": None for name in moved}
+        elif first:
+            _local.asked[id(task)] = task  # held, or another would take its address
+            same = identity.describe(task) == was and all(map(_same, drawn, _again(task, n, before, stream)))
+            if not same:
+                found[f"something that `{type(task).__name__}` keeps from call to call, or draws from elsewhere"] = None
+    return drawn
+
+
+def _again(task: Any, n: int, before: torch.Tensor, stream: torch.Generator) -> tuple[Any, Any]:
+    """The same samples once more; the generator is left as it is."""
+    after = stream.get_state()
+    stream.set_state(before)
+    drawn = task.sample(n, stream)
+    stream.set_state(after)
     return drawn
 
 
