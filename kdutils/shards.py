@@ -15,6 +15,7 @@ import torch
 from kdutils import reading
 
 ABOUT = "about.json"
+_ODD = 6_364_136_223_846_793_005, 2_685_821_657_736_338_717, 1_181_783_497_276_652_981
 
 
 class Targets:
@@ -100,7 +101,8 @@ def sums(x: Any) -> torch.Tensor:
         flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(len(tensor), -1)
         bits = (flat.float().contiguous().view(torch.int32) if flat.is_floating_point() else flat).long()
         places = torch.arange(bits.shape[1], device=bits.device) + 1_000_003 * number
-        total += (bits * ((places * 6_364_136_223_846_793_005) | 1)).sum(1)  # arithmetic modulo 2 ** 64
+        mixed = (bits + places * _ODD[0]) * _ODD[1]  # arithmetic modulo 2 ** 64
+        total += ((mixed ^ (mixed >> 31)) * _ODD[2]).sum(1)  # plain multiples would cancel, as of signs that flip
     return total
 
 

@@ -649,3 +649,93 @@ def test_teachers_are_told_apart_by_attributes_and_by_every_entry() -> None:
             other.weight[1234, 1] += change == "entry"
         plans.append(fingerprints.fingerprint(other))
     assert plans[0] == fingerprints.fingerprint(teacher.eval()) and len(set(plans)) == 3
+
+
+def small(classes: int = 2) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, classes))
+
+
+def test_a_stage_of_some_parameters_leaves_nothing_behind() -> None:
+    """Outside of a backward pass of the Distiller's own loss every parameter has its gradient."""
+    student, teacher, x = small(), small(), torch.randn(8, 4)
+    plan = Curriculum("p", (Stage(Output(teacher), only=("2",)),))
+    distiller = host(student, plan, calibration=x)
+    for _ in range(2):  # also where steps are accumulated
+        distiller(x, None, 0).backward()
+    assert student[0].weight.grad is None and student[2].weight.grad is not None
+    student(x).sum().backward()
+    assert student[0].weight.grad is not None
+    student[0].weight = nn.Parameter(torch.zeros(6, 4))
+    with pytest.raises(ValueError, match="unfrozen or replaced: build the Distiller after that"):
+        distiller(x, None, 0)
+
+
+@pytest.mark.parametrize("body", [nn.GRU(4, 4, 2, dropout=0.9, batch_first=True), nn.RNN(4, 4, 2, dropout=0.9,
+                                  batch_first=True)], ids=["GRU", "RNN"])  # fmt: skip
+def test_a_shared_part_is_quiet_for_the_teacher_and_as_it_was_for_the_student(body: nn.Module) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head = body, nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(x)[0])
+
+    student, teacher, x = Net(), Net(), torch.randn(6, 3, 4)
+    body.requires_grad_(False)
+    distiller = host(student, Curriculum("p", (Stage(Output(teacher)),)), calibration=x)
+    assert student.body.training and not teacher.training
+    said = [distiller._one.read(teacher, x[None].clone(), "") for _ in range(2)]
+    assert torch.equal(*said) and student.body.training
+    assert not torch.equal(student(x), student(x))
+
+
+def test_labels_that_are_no_classes_are_refused() -> None:
+    student, teacher, x = small(), small(), torch.randn(8, 4)
+    distiller = host(student, curriculum.one_shot(teacher), calibration=x)
+    for labels, said in ((torch.full((8,), -1), "not -1"), (torch.zeros(8), "not torch.float32")):
+        with pytest.raises(ValueError, match=f"the classes from 0 on.*{said}|classes from 0 on.*{said}"):
+            distiller(x, labels, 0)
+    with pytest.raises(ValueError, match="the batch holds labels: take them out"):
+        distiller({"input": x, "labels": torch.zeros(8)}, None, 0)
+
+
+def test_a_layer_that_is_called_again_is_told() -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.layer(self.layer(x).tanh()))
+
+    x = torch.randn(8, 4)
+    with pytest.warns(UserWarning, match="'layer' of Again is called 2 times in a pass: what it returns first is read"):
+        host(small(), curriculum.extracted(Again(), [("layer", "0")], 2), calibration=x)
+
+
+def test_a_map_that_the_optimiser_does_not_hold_is_told() -> None:
+    student, teacher, x = small(), small(), torch.randn(8, 4)
+    for known in (False, True):
+        distiller = host(student, curriculum.fitnets(teacher, "0", "0", 40), total=50, calibration=x)
+        optimiser = torch.optim.SGD((distiller if known else student).parameters(), 0.1)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for step in range(30):
+                optimiser.zero_grad()
+                distiller(x, None, step).backward()
+                optimiser.step()
+        told = ["which has not moved in 20 steps" in str(one.message) for one in said]
+        assert told == ([] if known else [True])
+
+
+def test_functions_are_told_apart_by_what_they_do() -> None:
+    def over(limit: int) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda x: x > limit
+
+    found = {fingerprints.described(f) for f in (over(1), over(2), lambda x: x > 1, lambda x: x < 1, over(1))}
+    assert len(found) == 4
+    one, two = nn.Linear(2, 2), nn.Linear(2, 2)
+    two.load_state_dict(one.state_dict())
+    one.act, two.act = torch.relu, torch.tanh
+    assert fingerprints.fingerprint(one) != fingerprints.fingerprint(two)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from kdutils import curriculum
 from kdutils.curriculum import Curriculum
@@ -151,3 +152,42 @@ def test_description_changes_with_contents() -> None:
     students.parameters["readout.bias"][1, 0] += 1e-3
     texts.append(store.describe(students))
     assert all(a != b for i, a in enumerate(texts) for b in texts[:i])
+
+
+class Recomputing(nn.Module):
+    """Goes through its first layer again on the way back."""
+
+    def __init__(self, recomputes: bool = True) -> None:
+        super().__init__()
+        self.first, self.readout, self.recomputes = nn.Linear(12, 7), nn.Linear(7, 2), recomputes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = checkpoint(self._hidden, x, use_reentrant=False) if self.recomputes else self._hidden(x)
+        return self.readout(hidden)
+
+    def _hidden(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x).tanh().square()
+
+
+def test_checkpointing_would_use_other_weights_and_is_refused() -> None:
+    x = torch.randn(1, 4, 12)
+    Ensemble(partial(Recomputing, False), [1]).outputs(x)
+    with pytest.raises(ValueError, match=r"the gradient of 'first.weight' of Recomputing is not its own"):
+        Ensemble(Recomputing, [1]).outputs(x)
+
+
+def test_hooks_on_gradients_and_uneven_freezing_are_refused() -> None:
+    def hooked() -> nn.Module:
+        network = nn.Linear(3, 2)
+        network.weight.register_hook(lambda gradient: 0 * gradient)
+        return network
+
+    def uneven() -> nn.Module:
+        network = nn.Linear(3, 2)
+        network.weight.requires_grad_(torch.rand(()).item() < 0.5)
+        return network
+
+    with pytest.raises(ValueError, match="weight has a hook on its gradient, which an ensemble would leave out"):
+        Ensemble(hooked, [1])
+    with pytest.raises(ValueError, match="freezes other parameters for one seed than for another"):
+        Ensemble(uneven, range(20))

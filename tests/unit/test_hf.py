@@ -11,11 +11,13 @@ import transformers
 from torch import nn
 from transformers import TrainingArguments
 
-from kdutils import binding, curriculum, recorded, seeding
-from kdutils.curriculum import Curriculum
+from kdutils import binding, curriculum, fingerprints, recorded, seeding
+from kdutils.curriculum import Curriculum, Stage
+from kdutils.distiller import Distiller
 from kdutils.hf import CurriculumTrainer
 from kdutils.losses import IGNORE
 from kdutils.projections import rademacher
+from kdutils.signals import Output
 
 WORDS, LENGTH, PAD, MASK = 24, 8, 0, 1
 
@@ -397,6 +399,7 @@ def test_what_is_refused_with_one_clear_line(tmp_path: Path) -> None:
     for settings, wrong in [
         ({"max_steps": 6}, "'extraction' needs at least 7 steps; the budget is 6"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no meaning here"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size has no meaning here"),
         ({"keep": {"compute_loss_func": print}}, "compute_loss_func has no meaning here"),
         ({"student": torch.compile(built(llama, 8, 2, 2))}, r"torch.compile\(model\) hides its class"),
         ({"keep": {"mask": "kept"}}, "the batch has no entry 'kept' to be the mask of positions"),
@@ -423,3 +426,92 @@ def test_a_recorded_teacher_teaches_what_the_live_one_does(family: str, tmp_path
     changed.train_dataset.rows = other
     with pytest.raises(ValueError, match="is not what was recorded: its inputs have changed"):
         changed.train()
+
+
+def test_packed_texts_are_read_as_several(tmp_path: Path) -> None:
+    """Models of transformers know them by their positions, and only where they keep no keys and values."""
+    trainer = trainer_of(tmp_path, keep={"mask": None})
+    teacher, ids = trainer.distiller.plan.stages[-1].signal.teacher, torch.randint(2, WORDS, (1, LENGTH))
+    half = LENGTH // 2
+    packed = {"input_ids": ids, "position_ids": torch.arange(half).repeat(2)[None]}
+    assert teacher.config.use_cache
+    x = binding.lead(packed)
+    said = trainer.distiller._one.read(teacher, x, "")[0]
+    alone = [teacher(part, use_cache=False).logits for part in ids.split(half, 1)]
+    torch.testing.assert_close(said, torch.cat(alone, 1), rtol=1e-4, atol=1e-5)
+    assert teacher.config.use_cache
+
+
+def test_a_mask_that_the_calibration_lacks_is_missed(tmp_path: Path) -> None:
+    calibration = {"input_ids": torch.stack([row["input_ids"] for row in sentences(8)])}
+    trainer = trainer_of(tmp_path, keep={"calibration": calibration})
+    with pytest.raises(ValueError, match="the batches have an attention_mask, and the calibration had none"):
+        trainer.train()
+
+
+def test_a_stage_of_some_parameters_ends_with_its_trainer(tmp_path: Path) -> None:
+    student, teacher = built(llama, 8, 2, 2), built(llama, 16, 4, 1)
+    plan = Curriculum("head", (Stage(Output(teacher), only=("lm_head",)),))
+    trainer_of(tmp_path / "1", plan=plan, student=student, max_steps=2).train()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    settings = TrainingArguments(str(tmp_path / "2"), max_steps=2, learning_rate=0.1, use_cpu=True, report_to=[],
+                                 disable_tqdm=True, save_strategy="no")  # fmt: skip
+    transformers.Trainer(student, settings, train_dataset=sentences()).train()
+    assert all(not torch.equal(value, before[name]) for name, value in student.named_parameters())
+
+
+def test_models_with_convolutions_and_classes_by_position(tmp_path: Path) -> None:
+    """Labels, one a position, tell where the classes are; without labels, a model of transformers has them last."""
+
+    def mamba(width: int, layers: int) -> nn.Module:
+        return transformers.MambaForCausalLM(transformers.MambaConfig(
+            vocab_size=WORDS, hidden_size=width, num_hidden_layers=layers, state_size=2, pad_token_id=PAD,
+            bos_token_id=1, eos_token_id=1,
+        ))  # fmt: skip
+
+    student, plan = built(mamba, 8, 1, 2), curriculum.one_shot(built(mamba, 16, 1, 1))
+    rows = [{name: value for name, value in row.items() if name != "attention_mask"} for row in sentences()]
+    settings = TrainingArguments(str(tmp_path), max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True,
+                                 save_strategy="no")  # fmt: skip
+    CurriculumTrainer(student, settings, curriculum=plan, train_dataset=rows).train()
+    Distiller(student, plan, total=2, calibration={"input_ids": torch.stack([row["input_ids"] for row in rows[:8]])})
+
+
+def test_heads_that_are_no_classes_are_refused(tmp_path: Path) -> None:
+    def several(width: int, layers: int) -> nn.Module:
+        config = transformers.BertConfig(vocab_size=WORDS, max_position_embeddings=16, num_labels=3,
+                                         problem_type="multi_label_classification", **sizes(width, layers))  # fmt: skip
+        return transformers.BertForSequenceClassification(config)
+
+    student, teacher = built(several, 8, 2, 2), built(several, 16, 2, 1)
+    with pytest.raises(ValueError, match=r"is for multi_label_classification .*by a signal of your own"):
+        Distiller(student, curriculum.one_shot(teacher), total=2, calibration=torch.ones(2, 4, dtype=torch.long))
+
+
+def test_a_model_is_still_called_by_position(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    ids = torch.randint(2, WORDS, (2, LENGTH))
+    assert torch.equal(trainer.model(ids).logits, trainer.distiller.student(ids).logits)
+
+
+def test_rows_that_can_be_read_once_are_refused(tmp_path: Path) -> None:
+    rows = iter(sentences())
+    settings = TrainingArguments(str(tmp_path), max_steps=2, use_cpu=True, report_to=[])
+    with pytest.raises(ValueError, match="the train_dataset can be read only once: give one that starts anew"):
+        CurriculumTrainer(built(llama, 8, 2, 2), settings, train_dataset=Once(rows),
+                          curriculum=plan_of(built(llama, 16, 4, 1), "model.layers.{}"))  # fmt: skip
+
+
+class Once(torch.utils.data.IterableDataset):
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Any:
+        return self.rows
+
+
+def test_teachers_of_other_configs_are_told_apart() -> None:
+    one, two = (built(llama, 8, 2, 1, rope_theta=theta) for theta in (1e4, 5e5))
+    two.load_state_dict(one.state_dict())
+    same = built(llama, 8, 2, 1, use_cache=False)
+    assert fingerprints.fingerprint(one) == fingerprints.fingerprint(same) != fingerprints.fingerprint(two)

@@ -170,3 +170,23 @@ def test_nothing_is_heard_outside_of_a_task(tmp_path: Path) -> None:
     file.write_text("9")
     assert fit(Held(file), runs).key != first.key
     assert len(list(tmp_path.glob("runs/*.safetensors"))) == 2
+
+
+def test_a_task_with_a_memory_is_not_kept(tmp_path: Path) -> None:
+    class Walk:
+        def __init__(self) -> None:
+            self.at = 0
+
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            self.at += n
+            return torch.full((n, 3), float(self.at)), torch.zeros(n, dtype=torch.long)
+
+    class Entropy:
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            x = torch.from_numpy(np.random.default_rng().normal(size=(n, 3)).astype("f"))
+            return x, (x[:, 0] > 0).long()
+
+    for kind in (Walk, Entropy):
+        with pytest.warns(UserWarning, match=f"something that `{kind.__name__}` keeps from call to call, or draws"):
+            fit(kind(), Store(tmp_path / "runs"))
+    assert not list(tmp_path.glob("runs/*"))

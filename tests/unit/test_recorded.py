@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdutils import curriculum, recorded, seeding
+from kdutils import curriculum, recorded, seeding, shards
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.distiller import Distiller
 from kdutils.losses import IGNORE
@@ -242,3 +242,18 @@ def test_a_resume_under_other_targets_is_refused(tmp_path: Path) -> None:
     refused(lambda: two.load_state_dict(one.state_dict()), "the saved state is of another curriculum")
     about = json.loads((tmp_path / "1" / "about.json").read_text())
     assert about["rows"] == ROWS and set(about["shards"]) == {f"{n:010d}.safetensors" for n in (0, 16, 32)}
+
+
+def test_labels_that_ask_elsewhere_are_not_what_was_recorded(tmp_path: Path) -> None:
+    again = host(recorded.plan(made(tmp_path, PLANS["asked"]())))
+    again(X[:8], Y[:8], 0, torch.arange(8))
+    with pytest.raises(ValueError, match="the labels ask at other positions than when it was recorded"):
+        again(X[:8], torch.where(Y[:8] == IGNORE, 1, IGNORE), 0, torch.arange(8))
+
+
+def test_sums_tell_imaginary_parts_and_what_is_no_tensor() -> None:
+    x = torch.randn(1, 3, 4, dtype=torch.complex64)
+    for other in (x.conj().resolve_conj(), x * 2):
+        assert not (shards.sums(x) == shards.sums(other)).any()
+    named = [shards.sums({"x": x.real, **more}) for more in ({}, {"scale": 1.0}, {"scale": 2.0})]
+    assert len({tuple(one.tolist()) for one in named}) == 3

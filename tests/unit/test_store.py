@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from kdutils import curriculum, losses, projections, source
 from kdutils.curriculum import Curriculum
@@ -484,3 +485,21 @@ def test_several_things_are_counted(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="depends on x and 2 more"):
         assert not Store(tmp_path).accepts(settings)
     assert Store(tmp_path).accepts({**settings, "version": "1"}) and Store(tmp_path).accepts({"c": 1})
+
+
+def test_what_is_set_for_all_of_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [store.key({})]
+    for kind in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", kind):
+            keys.append(store.key({}))
+    handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: 2 * output)
+    keys.append(store.key({}))
+    handle.remove()
+    assert len(set(keys)) == 4 and store.key({}) == keys[0]
+
+
+def test_functions_put_into_libraries_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nn.GELU()
+    before = store.describe(network)["sha256"]
+    monkeypatch.setattr(nn.functional, "gelu", lambda x, approximate="none": x)
+    assert store.describe(network)["sha256"] != before
