@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from numbers import Integral
 from typing import Any
 
@@ -104,10 +104,12 @@ class Distiller(nn.Module):
         self._asks = [
             any(getattr(s, "positions", "") == "asked" for s in binding.layers(stage.signal)) for stage in self._stages
         ]
-        told = [
-            f"{length} steps of {fingerprints.described(s.signal)}{s.only or ''}"
-            for length, s in zip(lengths, plan.stages, strict=True)
-        ]
+        matched = [f"{fingerprints.described(s.signal)}{s.only or ''}" for s in plan.stages]
+        for number, (one, two) in enumerate(pairwise(matched), 1):
+            if one == two:
+                advice = "checkpoints of a teacher that goes on are copies (copy.deepcopy)"
+                warnings.warn(f"stages {number} and {number + 1} match the very same thing: {advice}", stacklevel=2)
+        told = [f"{length} steps of {what}" for length, what in zip(lengths, matched, strict=True)]
         told.append(f"seed {seed}, units {units}, mask {fingerprints.described(mask)}, vocabulary {vocabulary}")
         self.drawn = binding.Drawn("\n".join(told), self._bounds)
         self._now, self._whole, self._agreed = 0, None, False

@@ -714,6 +714,12 @@ def test_a_layer_that_is_called_again_is_told() -> None:
         host(small(), curriculum.extracted(Again(), [("layer", "0")], 2), calibration=x)
 
 
+def test_a_live_teacher_in_the_place_of_its_checkpoints_is_told() -> None:
+    teacher, x = small(), torch.randn(8, 4)
+    with pytest.warns(UserWarning, match=r"stages 1 and 2 match the very same thing: checkpoints .* are copies"):
+        host(small(), curriculum.progressive({"100": teacher}, teacher, 2), calibration=x)
+
+
 def test_a_map_that_the_optimiser_does_not_hold_is_told() -> None:
     student, teacher, x = small(), small(), torch.randn(8, 4)
     for known in (False, True):
