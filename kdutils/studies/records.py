@@ -39,12 +39,7 @@ def kept(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     A rise is an evaluation at which a run was better than ever before. With them, the last evaluation and the test
     sample's, when a run first reached any accuracy, when it ended, and how, are there to the bit; the flat parts are
     not, and they are most of a curve that was looked at every few steps. What was thinned stays as it is.
-
-    Raises:
-        ValueError: for a role that there is not.
     """
-    if wrong := set(study.thinned) - {"teacher", "tuning", "students"}:
-        raise ValueError(f"{study.name}: thinned holds {min(wrong)!r}; the roles are teacher, tuning, students")
     rows = rows.sort_values(ORDER, ignore_index=True)
     runs = rows.groupby(ORDER[:-1], sort=False)
     before = runs.accuracy.cummax().groupby([rows[name] for name in ORDER[:-1]]).shift(fill_value=-np.inf)

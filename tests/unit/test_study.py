@@ -95,6 +95,22 @@ def test_a_size_may_have_teachers_of_its_own(small: Study) -> None:
         ({"arms": {"labels": {"curriculum": "extraction", "share": 0.1}}}, "needs a list to choose from as 'share'"),
         ({"arms": {"labels": {"curriculum": "joint"}}}, "needs a list 'weight'"),
         (
+            {"arms": {"labels": {"curriculum": "annealed", "steps": [-50]}}},
+            r"whole numbers, 1 or more, as 'steps', not",
+        ),
+        (
+            {"arms": {"labels": {"curriculum": "annealed", "steps": [0.5]}}},
+            r"whole numbers, 1 or more, as 'steps', not",
+        ),
+        ({"arms": {"labels": {"curriculum": "annealed", "steps": ["50"]}}}, r"'steps', not \['50'\]"),
+        ({"arms": {"labels": {"curriculum": "annealed", "share": [0.9]}}}, "numbers, above 0, up to 0.8, as 'share'"),
+        ({"arms": {"labels": {"curriculum": "annealed", "share": [0.1, 0.1]}}}, "different numbers"),
+        ({"arms": {"labels": {"curriculum": "joint", "weight": [-1.0]}}}, "above 0, as 'weight'"),
+        ({"arms": {"labels": {"curriculum": "labels", "told": [2]}}}, "0 or more, up to 1, as 'told'"),
+        ({"arms": {"labels": {"curriculum": "one-shot", "heat": [0.5]}}}, "1 or more, up to 16, as 'heat'"),
+        ({"arms": {"labels": {"curriculum": "one-shot", "temperature": "hot"}}}, "above 0 as 'temperature'"),
+        ({"arms": {"labels": {"curriculum": "labels", "evaluate_every": 0}}}, "above 0 as 'evaluate_every'"),
+        (
             {"arms": {"labels": {"curriculum": "extraction", "share": [0.1], "layers": "lst"}}},
             "has layers 'lst'; choose one of each, reversed, last, at once",
         ),
@@ -102,6 +118,26 @@ def test_a_size_may_have_teachers_of_its_own(small: Study) -> None:
         ({"sizes": {"wide": {"student_wdith": 3}}}, "the sizes' 'student_wdith' is not among the settings"),
         ({"sizes": {"wide": {"teachers": [0]}}}, "'wide' has to have 2 teachers, as all sizes have"),
         ({"sizes": {"wide": {"teachers": [0, 12]}}}, "seeds of their own"),
+        ({"budgets": 600}, "small: budgets has to be a list of different whole numbers above 0, not 600"),
+        ({"budgets": "600"}, "budgets has to be a list"),
+        ({"budgets": (60, 60)}, "budgets has to be a list"),
+        ({"teachers": ()}, "teachers has to be a list of different seeds"),
+        ({"teachers": (0, 0)}, "teachers has to be a list of different seeds"),
+        ({"main": "labels"}, "main has to be a list of different arms"),
+        ({"evaluations": 0}, "evaluations has to be a whole number above 0"),
+        ({"tuning": {"seeds": [100], "rates": [], "extensions": 0}}, r"numbers above 0 as rates, not \[\]"),
+        ({"tuning": {"seeds": [100], "rates": ["1.0"], "extensions": 0}}, "numbers above 0 as rates"),
+        ({"tuning": {"seeds": [100], "rates": [1.0]}}, r"\[tuning\] holds 'extensions', or lacks it"),
+        ({"effect": {"smalest": 2.0}}, r"\[effect\] has no 'smalest'; it has what, smallest"),
+        ({"effect": {"what": "ratio"}}, r"\[effect\] needs a number above 0 as smallest"),
+        (
+            {"settings": {**SETTINGS, "heldout": 99}},
+            r"\[settings\] holds 'heldout', or lacks it; the lab 'parity' reads",
+        ),
+        ({"settings": {**SETTINGS, "teacher_steps": "300"}}, r"\[settings\] needs a number that fits as teacher_steps"),
+        ({"sizes": {"wide": {"student_width": -3}}}, r"\[sizes.'wide'\] needs a number that fits as student_width"),
+        ({"sizes": {"wide": 3}}, r"\[sizes.'wide'\] has to be a table"),
+        ({"thinned": "tuning"}, "thinned has to be a list"),
         ({"tuning": {"seeds": [12], "rates": [1.0], "extensions": 0}}, "seeds of their own"),
     ],
 )
@@ -116,6 +152,17 @@ def test_an_unknown_word_in_a_file_is_refused(tmp_path: Path) -> None:
     path.write_text(text.replace("students = 5", "studnets = 5"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"wrong.toml: 'stud"):
         Study.load(path)
+    for wrong, message in (
+        ("budgets = [60000", r"wrong.toml: .*line"),
+        ('budgets = [60000]\n"tuning" = 3', "wrong.toml: "),
+    ):
+        path.write_text(text.replace("budgets = [60000]", wrong), encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            Study.load(path)
+    path.write_text(text.replace('["labels", "extraction"]', '["labels", "extracton"]'), encoding="utf-8")
+    Study.load(path)
+    with pytest.raises(ValueError, match="wrong: main arm 'extracton' is not among the arms labels, one-shot, untr"):
+        Study.load(path, smoke=True)
 
 
 def test_a_study_is_completed_from_any_state(small: Study, tmp_path: Path) -> None:
