@@ -1,5 +1,6 @@
 """Studies: cells that stand on their own, records that are completed from any state, and workers that may die."""
 
+import gzip
 import json
 import os
 import signal
@@ -181,6 +182,55 @@ def test_a_study_is_completed_from_any_state(small: Study, tmp_path: Path) -> No
     assert {cell.arm for cell in redone} == {"labels"}
     fewer = replace(small, arms={"labels": small.arms["labels"]})
     assert {about["fingerprint"] for about in records.cells.values()} >= {fewer.fingerprint(c) for c in fewer.cells()}
+
+
+def test_damaged_records_are_named_in_one_line(small: Study, tmp_path: Path) -> None:
+    small = replace(small, arms={"labels": small.arms["labels"]}, teachers=(0,))
+    records, _ = run(small, tmp_path)
+    table, about = records.table_path, records.path
+    whole = {path: path.read_bytes() for path in (table, about)}
+    text = gzip.decompress(whole[table]).decode()
+
+    def packed(text: str) -> bytes:
+        return gzip.compress(text.encode())
+
+    lines = text.splitlines(keepends=True)
+    for path, content, message in (
+        (table, whole[table][:-20], r"small.csv.gz is damaged or missing \(EOFError"),
+        (table, whole[table][:200] + bytes(40) + whole[table][240:], r"small.csv.gz is damaged or missing \("),
+        (table, None, r"small.csv.gz is damaged or missing \(FileNotFoundError.*: restore it from git"),
+        (table, packed(text.replace("loss", "lost")), "small.csv.gz is damaged or missing .*its columns are role"),
+        (
+            table,
+            packed(text.replace("labels", "label")),
+            "small.json and small.csv.gz do not agree on 'students 0, 6",
+        ),
+        (table, packed("".join(line for line in lines if "students" not in line)), "do not agree on 'students 0, 60"),
+        (about, whole[about][:-200], r"small.json is damaged or missing \(JSONDecodeError"),
+        (about, b"[]", r"small.json is damaged or missing \(TypeError"),
+        (about, b"{}", r"small.json is damaged or missing \(KeyError: 'cells'"),
+    ):
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(ValueError, match=message) as caught:
+            Records(tmp_path, "small")
+        assert "\n" not in str(caught.value)
+        path.write_bytes(whole[path])
+    assert len(Records(tmp_path, "small").table) == len(lines) - 1
+
+
+def test_rows_without_their_cell_are_left_out_and_done_again(small: Study, tmp_path: Path) -> None:
+    """A program that was killed between the two files; a study that lost a budget."""
+    small = replace(small, arms={"labels": small.arms["labels"]}, teachers=(0,))
+    records, _ = run(small, tmp_path)
+    before = records.path.read_bytes()
+    longer = replace(small, budgets=(60, 70))
+    run(longer, tmp_path)
+    records.path.write_bytes(before.replace(b" 60\n", b" 60, 70\n"))
+    assert len(Records(tmp_path, "small").table) == len(records.table)
+    assert {cell.budget for cell in run(longer, tmp_path)[1]} == {70}
+    other = replace(small, budgets=(70,), students=1)
+    run(other, tmp_path)
+    assert set(Records(tmp_path, "small").table.budget) == {0, 70}
 
 
 def test_numbers_are_those_of_the_lab(small: Study, tmp_path: Path) -> None:
