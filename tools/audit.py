@@ -66,6 +66,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--tolerance", type=float, default=0.05, help="on another kind of machine")
     args = parser.parse_args()
+    if args.cells < 1:
+        parser.error(f"--cells is how many to train anew, 1 or more, not {args.cells}")
     torch.set_num_threads(1)
     study = find(args.name, args.smoke)
     records = records_of(study, args.smoke)
@@ -95,4 +97,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, RuntimeError) as error:
+        sys.exit(str(error))

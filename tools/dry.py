@@ -47,6 +47,8 @@ LABS = {"parity": labs.ParityLab, "controls": labs.ParityLab, "transformer_parit
 def variants(profile: str, device: str | None) -> Iterator[tuple[str, type, SimpleNamespace]]:
     """(name, lab, settings) of every size that the chapters of a profile build."""
     table = tomllib.loads((Path(profiles.__file__).parent / "profiles.toml").read_text(encoding="utf-8"))
+    if profile not in table:
+        raise ValueError(f"unknown profile {profile!r}: choose one of {', '.join(table)}")
     for section in table[profile]:
         s = profiles.load(section, profile, device)
         if section == "first":
@@ -205,4 +207,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(str(error))

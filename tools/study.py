@@ -35,12 +35,12 @@ def find(name: str, smoke: bool) -> Study:
 
 def records_of(study: Study, smoke: bool) -> Records:
     """Where `KDUTILS_RESULTS` says, else in the book."""
-    folder = Path(os.environ.get("KDUTILS_RESULTS", ROOT / "book" / "results")) / "studies"
+    folder = Path(os.environ.get("KDUTILS_RESULTS", "").strip() or ROOT / "book" / "results") / "studies"
     return Records(folder / "smoke" if smoke else folder, study.name)
 
 
 def runs_of() -> Store:
-    return Store(os.environ.get("KDUTILS_RUNS", ROOT / "book" / "runs"))
+    return Store(None if os.environ.get("KDUTILS_RUNS", "").strip() else ROOT / "book" / "runs")
 
 
 @contextlib.contextmanager
@@ -75,16 +75,22 @@ def size(study: Study, cell: Cell) -> float:
     return cell.budget * len(study.tuning["rates"]) * len(study.tuning["seeds"]) * max(1, sum(values))
 
 
+def budgets(text: str) -> set[int]:
+    return {int(part) for part in text.split(",")}
+
+
+def names(text: str) -> set[str]:
+    return set(text.split(";"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name")
     parser.add_argument("--smoke", action="store_true", help="the small version")
     parser.add_argument("--main", action="store_true", help="the main arms only")
-    parser.add_argument(
-        "--budgets", type=lambda text: {int(part) for part in text.split(",")}, help="these only: 500,1000"
-    )
-    parser.add_argument("--arms", type=lambda text: set(text.split(";")), help="these only: labels;one-shot")
-    parser.add_argument("--sizes", type=lambda text: set(text.split(";")), help="these only: 14 bits;16 bits")
+    parser.add_argument("--budgets", type=budgets, help="these only: 500,1000")
+    parser.add_argument("--arms", type=names, help="these only: labels;one-shot")
+    parser.add_argument("--sizes", type=names, help="these only: 14 bits;16 bits")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes here; one a core when left out")
     parser.add_argument("--threads", type=int, default=1, help="torch's, with --workers 0: more for one wide network")
     parser.add_argument("--scheduler", help="the address of a Dask cluster, such as tcp://host:8786")
@@ -101,10 +107,13 @@ def main() -> None:
         by_arm = (not args.arms or cell.arm in args.arms) and (not args.main or cell.arm in study.main)
         return by_budget and by_arm and (not args.sizes or cell.size in args.sizes)
 
+    asked = {"budget": (args.budgets, study.budgets), "arm": (args.arms, study.arms), "size": (args.sizes, study.sizes)}
+    for what, (given, there) in asked.items():
+        if wrong := sorted((given or set()) - set(there)):
+            sys.exit(f"{study.name} has no {what} {wrong[0]!r}; it has {', '.join(map(repr, there))}")
     named = [cell for cell in study.cells() if cell.arm and wanted(cell)]
     if not named:
-        there = f"budgets {study.budgets}, sizes {tuple(study.sizes)} and arms {tuple(study.arms)}"
-        sys.exit(f"{study.name} has {there}; none of these was asked for")
+        sys.exit(f"{study.name}: no arm is both among --arms and, as --main asks, among {', '.join(study.main)}")
     needed = {need for cell in named for need in study.needs(cell)}
     cells = [cell for cell in study.cells() if cell in needed or cell in named]
     left = {cell: size(study, cell) for cell in cells if not records.has(study, cell)}

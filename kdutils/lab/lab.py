@@ -175,7 +175,10 @@ def _kept(trained: Run) -> dict[int, float]:
     at = dict(zip(trained.steps.tolist(), trained.accuracy[:, 0].tolist(), strict=True))
     kept = {step: at[step] for step in sorted(trained.snapshots) if step in at}
     if not kept:
-        raise ValueError("the run kept no checkpoint at an evaluated step: train it with keep_every")
+        raise ValueError(
+            "the run kept no checkpoint at an evaluated step: train it with a keep_every of at most its steps; a lab's "
+            "setting keep_every has to be at most teacher_steps"
+        )
     return kept
 
 

@@ -46,7 +46,7 @@ def number(
 
     Args:
         answer: what was measured. One that is not finite makes no question, and the figure stands as it is: where
-            an arm has not finished, there is nothing to guess.
+            an arm has not finished, there is nothing to guess. Nor does one of 0 or less on a logarithmic scale.
         why: one sentence or two; without measured numbers, for they change.
         scale: the ends of the slider; widened where the answer lies outside.
         unit: what is counted, with the space before it, such as " times".
@@ -63,7 +63,7 @@ def number(
         raise ValueError(f"a scale goes from a smaller to a larger number, a logarithmic one from above 0: not {scale}")
     found = answer if isinstance(answer, Estimate) else None
     value = float(f"{found.value if found else answer:.6g}")  # the last digits hang on how many threads added them up
-    if not math.isfinite(value):
+    if not math.isfinite(value) or (step is None and value <= 0):
         return Guess(None)
     ends = [float(f"{end:.6g}") for end in (found.interval if found else (value, value))]
     beyond = step if step else 0.5 * value

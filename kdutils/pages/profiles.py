@@ -15,7 +15,7 @@ import torch
 
 PARAMETERS = ("profile", "device", "seeds", "overrides")
 MAY_BE_ZERO = {"seeds", "tuning_seeds", "support_seed", "extensions", "characters", "warmup"}  # all others are above 0
-GIVE = "-y '{overrides: {steps: 300}, seeds: [1, 2, 3]}'"  # how to give papermill more than a word or a number
+GIVE = "-y '{overrides: {batch: 32}, seeds: [1, 2, 3]}'"  # how to give papermill more than a word or a number
 
 
 def _table() -> dict[str, dict[str, dict[str, Any]]]:
@@ -71,7 +71,7 @@ def _changes(overrides: Any, seeds: Any) -> dict[str, Any]:
     overrides = {} if overrides is None else overrides
     if not isinstance(overrides, Mapping):
         raise ValueError(
-            f"parameter 'overrides' must be settings by name, such as {{'steps': 300}}, not {_short(overrides)}"
+            f"parameter 'overrides' must be settings by name, such as {{'batch': 32}}, not {_short(overrides)}"
             f"{_advice(overrides)}"
         )
     if seeds is None:

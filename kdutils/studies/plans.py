@@ -13,6 +13,7 @@ from kdutils.lab.lab import Lab
 from kdutils.lab.record import Run
 from kdutils.probes import mediation
 from kdutils.signals import Hidden, Labels, Output, Regressed, WeightedSum
+from kdutils.studies import sound
 
 HOW = ("temperature", "positions", "normalise", "units", "sparse", "projection")
 KINDS = {  # of an arm's curriculum: the options it takes, and those that are lists, tuned
@@ -29,7 +30,8 @@ VALUES = {"layers": ("each", "reversed", "last", "at once"), "keep": ("all", *me
           "hidden": ("trained", "untrained", "support", "wrong samples"),
           "projection": ("gaussian", "rademacher", "orthonormal", "pca", "neurons")}  # fmt: skip
 REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf),
-         "told": (0.01, 1.0), "heat": (1.0, 16.0)}  # fmt: skip  # of extensions
+         "told": (0.01, 1.0), "heat": (1.0, 16.0)}  # fmt: skip  # of what is given, and of extensions
+ZERO = ("gain", "told")  # may be given as 0
 UNTRAINED = 5000  # added to a teacher's seed: the seed of its untrained control
 
 
@@ -47,12 +49,27 @@ def wrong_with(arm: Mapping[str, Any]) -> str:
         return f"has no option {min(wrong)!r}; {kind} has {', '.join(plain + lists)}"
     if wrong := [key for key in lists if key in arm and not (isinstance(arm[key], list) and arm[key])]:
         return f"needs a list to choose from as {wrong[0]!r}"
+    if wrong := [key for key in lists if key in arm and not sound.several(arm[key], partial(_fits, key))]:
+        (low, high), whole = REACH[wrong[0]], "whole " if wrong[0] == "steps" else ""
+        least = "0 or more" if wrong[0] in ZERO else f"{low:g} or more" if low else "above 0"
+        most = f", up to {high:g}" if high < math.inf else ""
+        return f"needs different {whole}numbers, {least}{most}, as {wrong[0]!r}, not {arm[wrong[0]]!r}"
+    alone = {"evaluate_every": sound.count, **dict.fromkeys(("temperature", "sparse", "labelled"), sound.above_zero)}
+    if wrong := [key for key, fits in alone.items() if key in arm and not fits(arm[key])]:
+        return f"needs a number above 0 as {wrong[0]!r}, not {arm[wrong[0]]!r}"
     if "share" in lists and ("share" in arm) == ("steps" in arm):
         return "needs either 'share' or 'steps' for its early stages"
     if missing := {"gain", "weight"} & set(lists) - set(arm):
         return f"needs a list {min(missing)!r}"
     wrong = [key for key, values in VALUES.items() if arm.get(key, values[0]) not in values]
     return f"has {wrong[0]} {arm[wrong[0]]!r}; choose one of {', '.join(VALUES[wrong[0]])}" if wrong else ""
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether one value of a list that is tuned can be meant."""
+    low, high = REACH[key]
+    low, zero = (0.0, True) if key in ZERO else (low, False)
+    return sound.number(value, low, whole=key == "steps") and value <= high and (value > 0 or zero)
 
 
 def plan(lab: Lab, teacher: Run, options: Mapping[str, Any], choice: Mapping[str, float], seed: int) -> Curriculum:

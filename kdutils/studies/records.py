@@ -15,8 +15,9 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, fields
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,7 @@ def kept(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     A rise is an evaluation at which a run was better than ever before. With them, the last evaluation and the test
     sample's, when a run first reached any accuracy, when it ended, and how, are there to the bit; the flat parts are
     not, and they are most of a curve that was looked at every few steps. What was thinned stays as it is.
-
-    Raises:
-        ValueError: for a role that there is not.
     """
-    if wrong := set(study.thinned) - {"teacher", "tuning", "students"}:
-        raise ValueError(f"{study.name}: thinned holds {min(wrong)!r}; the roles are teacher, tuning, students")
     rows = rows.sort_values(ORDER, ignore_index=True)
     runs = rows.groupby(ORDER[:-1], sort=False)
     before = runs.accuracy.cummax().groupby([rows[name] for name in ORDER[:-1]]).shift(fill_value=-np.inf)
@@ -66,10 +62,35 @@ class Records:
         self.table_path, self.path = folder / f"{name}.csv.gz", folder / f"{name}.json"
         self.table, self.about, self.cells = pd.DataFrame(columns=list(COLUMNS)), {}, {}
         if self.path.exists():
-            self.about = json.loads(self.path.read_text(encoding="utf-8"))
-            self.cells = self.about["cells"]
+            self._read()
+
+    def _read(self) -> None:
+        """Both files, as far as they agree.
+
+        Raises:
+            ValueError: where one is damaged, or is not of the same study as the other. A cell's rows alone are left
+                out: the program that wrote them ended before it wrote the summary, and the cell is done again.
+        """
+        path = self.path
+        try:
+            self.about = json.loads(path.read_text(encoding="utf-8"))
+            self.cells, arms, budgets = (dict(self.about["cells"]), self.about["arms"], self.about["budgets"])
+            path = self.table_path
             exact = dict.fromkeys(("rate", "flops", "accuracy", "loss"), float)  # older pandas rounds the last digit
-            self.table = pd.read_csv(self.table_path, keep_default_na=False, converters=exact)
+            table = pd.read_csv(path, keep_default_na=False, converters=exact)
+            if list(table) != list(COLUMNS):
+                raise ValueError(f"its columns are {', '.join(map(str, table))[:80]}")
+        except (OSError, EOFError, ValueError, LookupError, TypeError, zlib.error) as error:
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'it ends too early'}"
+            raise ValueError(f"{path} is damaged or missing ({reason}): restore it from git") from None
+        sizes = self.about.get("sizes", {"": {}})
+        found = _cells(table)
+        strange = [c for c in found if c.arm not in ("", *arms) or c.budget not in (0, *budgets) or c.size not in sizes]
+        lost = {name for name in self.cells if not name.startswith("tuning")} - {str(cell) for cell in found}
+        if wrong := [*map(str, strange), *sorted(lost)]:
+            both = f"{self.path} and {self.table_path.name}"
+            raise ValueError(f"{both} do not agree on {wrong[0]!r}: one is damaged; restore both from git")
+        self.table = _only(table, self.cells)
 
     def has(self, study: Study, cell: Cell) -> bool:
         """Whether `cell` is done, with the settings that the study has now."""
@@ -86,6 +107,7 @@ class Records:
         known = {str(one) for one in study.cells()}
         self.cells = {name: about for name, about in self.cells.items() if name in known}
         new, old = pd.DataFrame(result["rows"], columns=list(COLUMNS)), self.table.drop(self.rows(cell).index)
+        old = _only(old, self.cells)
         self.table = new if old.empty else pd.concat([old, new])
         self.cells[str(cell)] = {
             "fingerprint": study.fingerprint(cell), "source": code.source_hash()[:16], "machine": machine(),
@@ -150,6 +172,18 @@ class Records:
         *early, last = (end - start for _, start, end in self.facts("students", arm, budget)["stages"])
         ends = "labels" if self.about["arms"][arm]["curriculum"] == "labels" else "one-shot"
         return last * timed[ends] + sum(steps * timed[f"layer {i}"] for i, steps in enumerate(early))
+
+
+def _cells(table: pd.DataFrame) -> list[Cell]:
+    """The cells that some rows are of."""
+    return [Cell(*row) for row in table[[one.name for one in fields(Cell)]].drop_duplicates().to_numpy().tolist()]
+
+
+def _only(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
+    """The rows of the cells of these names."""
+    if not (others := [astuple(cell) for cell in _cells(table) if str(cell) not in names]):
+        return table
+    return table[~pd.MultiIndex.from_frame(table[[one.name for one in fields(Cell)]]).isin(others)]
 
 
 def machine() -> str:

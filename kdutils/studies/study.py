@@ -29,7 +29,7 @@ from kdutils.lab.pictures import PictureLab
 from kdutils.lab.record import Run
 from kdutils.lab.recorded import RecordedLab
 from kdutils.lab.training import DivergenceError
-from kdutils.studies import plans
+from kdutils.studies import plans, sound
 
 LABS = {"parity": labs.ParityLab, "transformer_parity": labs.TransformerParityLab, "grammar": labs.GrammarLab,
         "english": labs.TextLab, "pictures": PictureLab, "recorded": RecordedLab}  # fmt: skip
@@ -91,18 +91,29 @@ class Study:
     @classmethod
     def load(cls, path: Path, smoke: bool = False) -> Study:
         """Read a file; with `smoke` its small version: [smoke] stands in place of what it names."""
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-        if (small := data.pop("smoke", {})) and smoke:
-            data |= small | {k: {**data[k], **small[k]} for k in small if k in ("settings", "tuning")}
-            data["arms"] = {name: data["arms"][name] for name in data["main"]}
-        known = [one.name for one in fields(cls)][1:]
-        if wrong := set(data) ^ set(known) - ({"sizes", "failed", "thinned"} - set(data)):
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # no TOML, or no UTF-8
+            raise ValueError(f"{path}: {error}") from None
+        small, known = data.pop("smoke", {}), [one.name for one in fields(cls)][1:]
+        for part in (data, small):
+            if wrong := [key for key in sound.TABLES if not isinstance(part.get(key, {}), dict)]:
+                raise ValueError(f"{path}: {wrong[0]} has to be a table, not {part[wrong[0]]!r}")
+        wrong = set(data) ^ set(known) - ({"sizes", "failed", "thinned"} - set(data))
+        if wrong := wrong | set(small) - set(known):
             raise ValueError(f"{path}: {min(wrong)!r} is unknown or missing; a study has {', '.join(known)}")
+        if small and smoke:
+            data |= small | {k: {**data[k], **small[k]} for k in small if k in ("settings", "tuning")}
+            arms = data["arms"]
+            if sound.several(data["main"], lambda one: sound.name(one) and one in arms):  # else refused below
+                data["arms"] = {name: arms[name] for name in data["main"]}
         return cls(path.stem, **data)
 
     def __post_init__(self) -> None:
         if self.lab not in LABS:
             raise ValueError(f"{self.name}: unknown lab {self.lab!r}; choose one of {', '.join(LABS)}")
+        if wrong := sound.wrong_with(self):
+            raise ValueError(f"{self.name}: {wrong}")
         if strangers := [arm for arm in self.main if arm not in self.arms]:
             raise ValueError(f"{self.name}: main arm {strangers[0]!r} is not among the arms {', '.join(self.arms)}")
         known = {"evaluate_every", "teachers", *self.settings}

@@ -94,6 +94,10 @@ MISTAKES = [
         "ratio is only",
     ),
     ("01", 3, "    (gradient,)", "    network.hidden.weight.data *= 2\n    (gradient,)", "leave the network's weights"),
+    ("01", 2, "products.std(0) / len(x) ** 0.5", "torch.full((8,), len(x) ** -0.5)", "has 0.87 times the standard"),
+    ("01", 3, "gradient.square()", "gradient.abs()", "make 3, not 1.5"),
+    ("01", 3, "gradient.square().mean(0)", "gradient.mean(0).square()", "make 3, not 1.5"),
+    ("01", 3, "gradient.square().mean(0)", "gradient.abs().mean(0).square()", "square all entries first"),
     ("02", 1, "temperature**2 * ", "", "not vanish or grow"),
     ("02", 1, ".sum(1).mean()", ".sum()", "same loss"),
     ("02", 1, "teacher.exp() * (teacher - student)", "student.exp() * (student - teacher)", "0.1308"),
@@ -119,6 +123,7 @@ MISTAKES = [
     ("04", 3, "2 * (2 * d * student)", "3 * (2 * d * student)", "torch counts"),
     ("04", 4, "(0.01, 0.03, 0.1, 0.3, 1.0)", "(1e-4, 1e-2, 1.0, 100.0)", "times apart"),
     ("04", 4, "while (best", "if (best", "at the edge of your sweep"),
+    ("04", 4, "low / 3 if best == low else 3 * high", "3 * high", "more than 20 calls"),
     ("05", 1, "(n - 1) * on + k", "n * on + k", "one sample must show nothing"),
     ("05", 1, "(on + off) + d", "(on + off) + k", "one sample must show nothing"),
     ("05", 2, "target * gate", "target", "is bit 2"),
@@ -153,6 +158,24 @@ MISTAKES = [
     ("07", 1, "student.readout.parameters()", "student.parameters()", "you say"),
     ("07", 2, " if n * len(layers) < budget", "", "3 fit in 250 steps"),
     ("07", 2, "{n} steps", "extraction", "name of its own"),
+    (
+        "07",
+        2,
+        "teacher, layers, n",
+        "teacher, layers[::-1], n",
+        "stage 1 should pair the layers ('blocks.0', 'blocks.0'",
+    ),
+    ("07", 2, "teacher, layers, n", "teacher, layers[:1] * 2, n", "stage 2 should pair the layers"),
+    ("07", 2, "teacher, layers, n", "models.Transformer(2, 8, 2, 2, 6, classes=2, last=True), layers, n", "stage 3"),
+    (
+        "07",
+        2,
+        'curriculum.extracted(\n            teacher, layers, n, normalise="position", name=f"{n} steps"\n        )',
+        "curriculum.Curriculum(f'{n} steps', tuple(\n"
+        "            curriculum.Stage(__import__('kdutils').signals.Output(teacher), t)\n"
+        "            for t in (n, n, None)\n        ))",
+        "stage 1 should match the hidden layer",
+    ),
     ("07", 3, ", 1, cfg.d", ", 2, cfg.d", "have 2 blocks"),
     ("07", 3, 'f"blocks.{cfg.layers - 1}"', '"blocks.0"', "'top' 'blocks.0'"),
     ("08", 1, "0.5 if", "1.0 if", "another probability than 1"),
@@ -176,6 +199,15 @@ MISTAKES = [
         "len(z) // 2\n",
         "len(z) // 2\n    z, h = (torch.cat([part[:half]] * 2) for part in (z, h))\n",
         "not fitted to",
+    ),
+    ("10", 2, "len(z) // 2\n", "len(z)\n    z, h = (torch.cat([part] * 2) for part in (z, h))\n", "not fitted to"),
+    (
+        "10",
+        2,
+        "return float(1 - rest / (h[half:] - h[:half].mean(0)).square().sum())",
+        "n, p = z.shape\n    rest = (h - z @ torch.linalg.lstsq(z, h).solution).square().sum()\n"
+        "    return float(1 - rest / (h - h.mean(0)).square().sum() * (n - 1) / (n - p))",
+        "one row far from all others",
     ),
     ("10", 3, '        "first block only": [views[0]],\n', "", "2 arms"),
     ("09", 1, "-log_probabilities", "log_probabilities", "has that perplexity"),
@@ -205,6 +237,17 @@ def test_typical_mistake_is_named_in_one_line(chapter, number, right, wrong, say
     with pytest.raises(Wrong) as caught:
         exec(solution.replace(right, wrong), dict(page(name)))
     assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_split_of_60_20_20_is_right():
+    from kdutils.pages.exercises.sequences import check_split
+
+    def split(documents):
+        different = list(dict.fromkeys(documents))
+        held = max(1, len(different) // 5)
+        return different[2 * held :], different[:held], different[held : 2 * held]
+
+    check_split(split)
 
 
 def test_every_exercise_has_a_typical_mistake():

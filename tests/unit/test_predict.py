@@ -37,6 +37,12 @@ def test_where_nothing_was_measured_nothing_is_asked(answer):
     assert guess._repr_html_() == "" and repr(guess) == ""
 
 
+@pytest.mark.parametrize("answer", [0.0, -2.0, Estimate(-2.0, -3, 1, "", 3, 15)])
+def test_a_logarithmic_scale_has_no_place_for_zero_or_less(answer):
+    assert repr(predict.number("How many?", answer, "So.", (1, 50))) == ""
+    assert given(predict.number("How many?", answer, "So.", (1, 50), step=1))["scale"][0] < 0
+
+
 @pytest.mark.parametrize(("answer", "step"), [(80.0, None), (80.0, 1), (0.5, None)])
 def test_the_scale_holds_the_answer(answer, step):
     low, high = given(predict.number("How many?", answer, "So.", (1, 50), step=step))["scale"]

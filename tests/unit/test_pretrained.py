@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kdutils import seeding
+from kdutils import seeding, shards
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.recorded import RecordedLab
 from kdutils.lab.store import Store
@@ -96,6 +96,40 @@ def test_a_record_is_made_once_and_then_needs_no_model(lab: RecordedLab, monkeyp
         choice = {key: value[0] for key, value in options.items() if isinstance(value, list)}
         run = again.fit(again.plan(options, choice), [1, 2], [0.003])
         assert run.flops[-1] > 0 and run.loss.shape[1] == 2, arm
+
+
+@pytest.mark.parametrize("harm", ["a shard", "no shard", "the summary"])
+def test_a_damaged_record_is_told_and_made_again(lab: RecordedLab, tmp_path: Path, harm: str) -> None:
+    first = RecordedLab(lab.settings, Store(tmp_path))
+    signals = first.recorded()
+    shard, about = sorted(first.folder.glob("*.safetensors"))[0], first.folder / "about.json"
+    whole = shard.read_bytes()
+    if harm == "the summary":
+        about.write_bytes(about.read_bytes()[:50])
+    elif harm == "no shard":
+        shard.unlink()
+    else:
+        shard.write_bytes(whole[:-8] + bytes(8))
+    with pytest.warns(UserWarning, match=r"^the record .* is damaged \(.*\): recording it again$"):
+        again = RecordedLab(lab.settings, Store(tmp_path)).recorded()
+    assert again[-1].targets.about == signals[-1].targets.about and shard.read_bytes() == whole
+
+
+def test_a_record_that_cannot_be_kept_is_made_for_this_process(lab: RecordedLab, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="runs cannot be kept in .*: going on without; set KDUTILS_RUNS"):
+        other = RecordedLab(lab.settings, Store(tmp_path / "file" / "runs"))
+        assert other.teacher().loss == lab.teacher().loss
+    assert other.folder.exists() and other.recorded()[-1].targets.about == lab.recorded()[-1].targets.about
+
+
+def test_a_record_is_named_by_the_code_that_makes_it_and_scores_by_their_rows(
+    lab: RecordedLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fewer = RecordedLab(SimpleNamespace(**{**vars(lab.settings), "held_out": 4}), lab.runs)
+    assert fewer.name == lab.name and fewer.teacher().loss != lab.teacher().loss
+    monkeypatch.setattr(shards, "__file__", __file__)
+    assert RecordedLab(lab.settings, lab.runs).name != lab.name
 
 
 def test_an_arm_without_a_record_is_refused(lab: RecordedLab) -> None:

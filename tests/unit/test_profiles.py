@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from kdutils.pages import profiles
 from kdutils.pages.profiles import changed, load, start
@@ -31,6 +32,15 @@ def test_every_profile_has_the_same_settings(section: str, profile: str) -> None
     assert settings.pop("profile") == profile and settings.pop("device") == "cpu"
     kinds = {name: kind(value) for name, value in settings.items()}
     assert kinds == {name: kind(value) for name, value in TABLE["book"][section].items()}
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_example_of_a_message_and_of_the_readme_fits_every_chapter(section: str) -> None:
+    given = yaml.safe_load(profiles.GIVE.removeprefix("-y '").removesuffix("'"))
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(readme.split("such as `-y '")[1].split("'`")[0]) == given
+    settings = load(section, "smoke", "cpu", **given)
+    assert settings.batch == 32 and "steps" not in given["overrides"], "chapter 3 has a stage of 500 steps"
 
 
 @pytest.mark.parametrize("profile", TABLE)

@@ -1,5 +1,6 @@
 """Studies: cells that stand on their own, records that are completed from any state, and workers that may die."""
 
+import gzip
 import json
 import os
 import signal
@@ -95,6 +96,22 @@ def test_a_size_may_have_teachers_of_its_own(small: Study) -> None:
         ({"arms": {"labels": {"curriculum": "extraction", "share": 0.1}}}, "needs a list to choose from as 'share'"),
         ({"arms": {"labels": {"curriculum": "joint"}}}, "needs a list 'weight'"),
         (
+            {"arms": {"labels": {"curriculum": "annealed", "steps": [-50]}}},
+            r"whole numbers, 1 or more, as 'steps', not",
+        ),
+        (
+            {"arms": {"labels": {"curriculum": "annealed", "steps": [0.5]}}},
+            r"whole numbers, 1 or more, as 'steps', not",
+        ),
+        ({"arms": {"labels": {"curriculum": "annealed", "steps": ["50"]}}}, r"'steps', not \['50'\]"),
+        ({"arms": {"labels": {"curriculum": "annealed", "share": [0.9]}}}, "numbers, above 0, up to 0.8, as 'share'"),
+        ({"arms": {"labels": {"curriculum": "annealed", "share": [0.1, 0.1]}}}, "different numbers"),
+        ({"arms": {"labels": {"curriculum": "joint", "weight": [-1.0]}}}, "above 0, as 'weight'"),
+        ({"arms": {"labels": {"curriculum": "labels", "told": [2]}}}, "0 or more, up to 1, as 'told'"),
+        ({"arms": {"labels": {"curriculum": "one-shot", "heat": [0.5]}}}, "1 or more, up to 16, as 'heat'"),
+        ({"arms": {"labels": {"curriculum": "one-shot", "temperature": "hot"}}}, "above 0 as 'temperature'"),
+        ({"arms": {"labels": {"curriculum": "labels", "evaluate_every": 0}}}, "above 0 as 'evaluate_every'"),
+        (
             {"arms": {"labels": {"curriculum": "extraction", "share": [0.1], "layers": "lst"}}},
             "has layers 'lst'; choose one of each, reversed, last, at once",
         ),
@@ -102,6 +119,26 @@ def test_a_size_may_have_teachers_of_its_own(small: Study) -> None:
         ({"sizes": {"wide": {"student_wdith": 3}}}, "the sizes' 'student_wdith' is not among the settings"),
         ({"sizes": {"wide": {"teachers": [0]}}}, "'wide' has to have 2 teachers, as all sizes have"),
         ({"sizes": {"wide": {"teachers": [0, 12]}}}, "seeds of their own"),
+        ({"budgets": 600}, "small: budgets has to be a list of different whole numbers above 0, not 600"),
+        ({"budgets": "600"}, "budgets has to be a list"),
+        ({"budgets": (60, 60)}, "budgets has to be a list"),
+        ({"teachers": ()}, "teachers has to be a list of different seeds"),
+        ({"teachers": (0, 0)}, "teachers has to be a list of different seeds"),
+        ({"main": "labels"}, "main has to be a list of different arms"),
+        ({"evaluations": 0}, "evaluations has to be a whole number above 0"),
+        ({"tuning": {"seeds": [100], "rates": [], "extensions": 0}}, r"numbers above 0 as rates, not \[\]"),
+        ({"tuning": {"seeds": [100], "rates": ["1.0"], "extensions": 0}}, "numbers above 0 as rates"),
+        ({"tuning": {"seeds": [100], "rates": [1.0]}}, r"\[tuning\] holds 'extensions', or lacks it"),
+        ({"effect": {"smalest": 2.0}}, r"\[effect\] has no 'smalest'; it has what, smallest"),
+        ({"effect": {"what": "ratio"}}, r"\[effect\] needs a number above 0 as smallest"),
+        (
+            {"settings": {**SETTINGS, "heldout": 99}},
+            r"\[settings\] holds 'heldout', or lacks it; the lab 'parity' reads",
+        ),
+        ({"settings": {**SETTINGS, "teacher_steps": "300"}}, r"\[settings\] needs a number that fits as teacher_steps"),
+        ({"sizes": {"wide": {"student_width": -3}}}, r"\[sizes.'wide'\] needs a number that fits as student_width"),
+        ({"sizes": {"wide": 3}}, r"\[sizes.'wide'\] has to be a table"),
+        ({"thinned": "tuning"}, "thinned has to be a list"),
         ({"tuning": {"seeds": [12], "rates": [1.0], "extensions": 0}}, "seeds of their own"),
     ],
 )
@@ -116,6 +153,17 @@ def test_an_unknown_word_in_a_file_is_refused(tmp_path: Path) -> None:
     path.write_text(text.replace("students = 5", "studnets = 5"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"wrong.toml: 'stud"):
         Study.load(path)
+    for wrong, message in (
+        ("budgets = [60000", r"wrong.toml: .*line"),
+        ('budgets = [60000]\n"tuning" = 3', "wrong.toml: "),
+    ):
+        path.write_text(text.replace("budgets = [60000]", wrong), encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            Study.load(path)
+    path.write_text(text.replace('["labels", "extraction"]', '["labels", "extracton"]'), encoding="utf-8")
+    Study.load(path)
+    with pytest.raises(ValueError, match="wrong: main arm 'extracton' is not among the arms labels, one-shot, untr"):
+        Study.load(path, smoke=True)
 
 
 def test_a_study_is_completed_from_any_state(small: Study, tmp_path: Path) -> None:
@@ -134,6 +182,55 @@ def test_a_study_is_completed_from_any_state(small: Study, tmp_path: Path) -> No
     assert {cell.arm for cell in redone} == {"labels"}
     fewer = replace(small, arms={"labels": small.arms["labels"]})
     assert {about["fingerprint"] for about in records.cells.values()} >= {fewer.fingerprint(c) for c in fewer.cells()}
+
+
+def test_damaged_records_are_named_in_one_line(small: Study, tmp_path: Path) -> None:
+    small = replace(small, arms={"labels": small.arms["labels"]}, teachers=(0,))
+    records, _ = run(small, tmp_path)
+    table, about = records.table_path, records.path
+    whole = {path: path.read_bytes() for path in (table, about)}
+    text = gzip.decompress(whole[table]).decode()
+
+    def packed(text: str) -> bytes:
+        return gzip.compress(text.encode())
+
+    lines = text.splitlines(keepends=True)
+    for path, content, message in (
+        (table, whole[table][:-20], r"small.csv.gz is damaged or missing \(EOFError"),
+        (table, whole[table][:200] + bytes(40) + whole[table][240:], r"small.csv.gz is damaged or missing \("),
+        (table, None, r"small.csv.gz is damaged or missing \(FileNotFoundError.*: restore it from git"),
+        (table, packed(text.replace("loss", "lost")), "small.csv.gz is damaged or missing .*its columns are role"),
+        (
+            table,
+            packed(text.replace("labels", "label")),
+            "small.json and small.csv.gz do not agree on 'students 0, 6",
+        ),
+        (table, packed("".join(line for line in lines if "students" not in line)), "do not agree on 'students 0, 60"),
+        (about, whole[about][:-200], r"small.json is damaged or missing \(JSONDecodeError"),
+        (about, b"[]", r"small.json is damaged or missing \(TypeError"),
+        (about, b"{}", r"small.json is damaged or missing \(KeyError: 'cells'"),
+    ):
+        path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(ValueError, match=message) as caught:
+            Records(tmp_path, "small")
+        assert "\n" not in str(caught.value)
+        path.write_bytes(whole[path])
+    assert len(Records(tmp_path, "small").table) == len(lines) - 1
+
+
+def test_rows_without_their_cell_are_left_out_and_done_again(small: Study, tmp_path: Path) -> None:
+    """A program that was killed between the two files; a study that lost a budget."""
+    small = replace(small, arms={"labels": small.arms["labels"]}, teachers=(0,))
+    records, _ = run(small, tmp_path)
+    before = records.path.read_bytes()
+    longer = replace(small, budgets=(60, 70))
+    run(longer, tmp_path)
+    records.path.write_bytes(before.replace(b" 60\n", b" 60, 70\n"))
+    assert len(Records(tmp_path, "small").table) == len(records.table)
+    assert {cell.budget for cell in run(longer, tmp_path)[1]} == {70}
+    other = replace(small, budgets=(70,), students=1)
+    run(other, tmp_path)
+    assert set(Records(tmp_path, "small").table.budget) == {0, 70}
 
 
 def test_numbers_are_those_of_the_lab(small: Study, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import doctest
 import importlib
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,3 +71,35 @@ def test_the_reference_names_every_module():
     packages = {name for name in there if name.endswith(".__init__")}
     assert there - packages <= listed, f"add the room of {there - packages - listed} to tools/reference.py"
     assert "0x" not in "".join(map(reference.text, reference.ROOMS)), "an address changes from run to run"
+
+
+@pytest.mark.parametrize(
+    ("tool", "words", "message"),
+    [
+        ("study", "parity --budgets abc", "argument --budgets: invalid budgets value: 'abc'"),
+        ("study", "parity --smoke --arms labels;one_shot", "parity has no arm 'one_shot'; it has 'labels', 'extrac"),
+        ("study", "parity --smoke --budgets 600,700", "parity has no budget 700; it has 600"),
+        ("study", "parity --sizes wide", "parity has no size 'wide'; it has ''"),
+        ("study", "parity --main --arms labels;no", "parity has no arm 'no'"),
+        ("audit", "parity --cells 0", "--cells is how many to train anew, 1 or more, not 0"),
+        ("audit", "parity --cells -1", "--cells is how many to train anew, 1 or more, not -1"),
+        ("audit", "parity", "parity.json is damaged or missing (JSONDecodeError"),
+        ("dry", "--profile nope", "unknown profile 'nope': choose one of smoke, book, paper"),
+        ("dry", "--profile smoke --device quantum", "device 'quantum' was asked for, but torch cannot"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(tool, words, message, tmp_path):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "parity.json").write_text("{")
+    command = [sys.executable, ROOT / "tools" / f"{tool}.py", *words.split()]
+    env = {**os.environ, "KDUTILS_RESULTS": str(tmp_path) if tool == "audit" else "", "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert ran.returncode and not ran.stdout and message in ran.stderr.splitlines()[-1]
+
+
+def test_a_variable_that_is_empty_counts_as_not_set(monkeypatch):
+    import study
+
+    monkeypatch.setenv("KDUTILS_RESULTS", "")
+    small = study.find("parity", True)
+    assert study.records_of(small, True).path == ROOT / "book" / "results" / "studies" / "smoke" / "parity.json"

@@ -44,6 +44,8 @@ def exercise(properties: Callable[..., None]) -> Callable[..., None]:
         def ask(*arguments: Any) -> Any:
             try:
                 value = answer(*arguments)
+            except Wrong:  # of a function that the check gave it
+                raise
             except Exception as error:
                 raise Wrong(f"{name} stops with {_first_line(error)} (call it yourself to see where)") from error
             need(value is not None and value is not ..., f"{name} returns nothing yet: write its body")
@@ -76,8 +78,12 @@ def need_outputs(plan: Curriculum, lengths: Sequence[int | None], networks: Sequ
         need(network is None or (isinstance(stage.signal, Output) and stage.signal.teacher is network), message)
 
 
-def need_hidden(plan: Curriculum, number: int, teacher: Any) -> None:
-    """Stage `number`, from 1, matches a hidden layer of `teacher`."""
+def need_hidden(plan: Curriculum, number: int, teacher: Any, pair: Sequence[str] | None = None) -> None:
+    """Stage `number`, from 1, matches a hidden layer of `teacher`, and with `pair` this one by that of the student."""
     signal = plan.stages[number - 1].signal
     message = f"stage {number} should match the hidden layer of the final teacher; it matches {signal}"
     need(isinstance(signal, Hidden) and signal.teacher is teacher, message)
+    if pair is not None:
+        found = signal.layer, signal.student_layer
+        message = f"stage {number} should pair the layers {tuple(pair)}, teacher's and student's; it pairs {found}"
+        need(found == tuple(pair), message)

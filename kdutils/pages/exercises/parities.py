@@ -43,15 +43,34 @@ def check_estimate(estimate: Callable) -> None:
     """`estimate(values, x)`: (n,) and (n, d) -> (d,) degree-1 coefficients and (d,) standard errors."""
     d, n = 8, 500
     exact = torch.tensor([0.5] * 3 + [0.0] * (d - 3))  # of the majority of the first three bits
-    draw, inside = seeding.generator(0, "estimate"), []
+    draw, inside, errors = seeding.generator(0, "estimate"), [], []
     for _ in range(200):
         x = 1.0 - 2.0 * torch.randint(2, (n, d), generator=draw)
         guess, error = estimate(x[:, :3].sum(1).sign(), x)
         need(guess.shape == error.shape == (d,), f"expected two results of shape ({d},), one entry a bit")
         need((guess - exact).abs().max() < 0.3, "the majority of three bits has coefficients 1/2 there and 0 elsewhere")
         inside.append(((guess - exact).abs() < 2 * error).float().mean())
+        errors.append(error)
     share = torch.stack(inside).mean().item()
     need(0.92 < share < 0.98, f"two standard errors should cover the truth 95 % of the time; yours do {share:.0%}")
+    error = torch.stack(errors).mean(0)
+    ratio = (error[:3].mean() / error[3:].mean()).item()
+    message = f"a bit of coefficient 1/2 has 0.87 times the standard error of one of 0, not {ratio:.2f} times"
+    need(abs(ratio - 0.75**0.5) < 0.03, f"{message}: its products vary less")
+
+
+class _Two(nn.Module):
+    """Two neurons, each of which sees the samples of one sign of the last bit; at 0 the gradient is known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(5, 2, bias=False)
+        nn.init.zeros_(self.hidden.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.hidden(x)
+        difference = torch.where(x[:, -1] > 0, h[:, 0], h[:, 1])
+        return torch.stack([difference, -difference], 1)
 
 
 @exercise
@@ -70,6 +89,10 @@ def check_gap(gap: Callable) -> None:
     seen, chance = torch.tensor(ratios).mean(0).exp().tolist()
     need(seen > 5, f"on a parity the gradient leans to the support from the start; your ratio is only {seen:.2f}")
     need(0.5 < chance < 2, f"on coin-flip labels no bit is special, so the ratio is near 1; yours is {chance:.2f}")
+    x = torch.tensor([[3.0, 1, 1, 1, 1], [-1.0, 1, 1, 1, -1]])  # half of it, with a sign, is the gradient
+    value = float(gap(_Two(), x, torch.zeros(2, dtype=torch.long), [0, 1]))
+    message = f"a mean square of 3 on the support and of 1 off it make 3, not {value:.3g}: square all entries first"
+    need(close(value, 3, 0.01), message)
 
 
 # Chapter 2: one-shot distillation
@@ -252,11 +275,11 @@ def check_sweep(sweep: Callable) -> None:
 
         def loss_at(weight: float, best: float = best, calls: list = calls) -> float:
             calls.append(weight)
+            need(len(calls) <= 20, "more than 20 calls, each of which trains an arm: 20 must do")
             return math.log(weight / best) ** 2
 
         found = sweep(loss_at)
         weights = sorted(found)
-        need(len(calls) <= 20, f"{len(calls)} calls, each of which trains an arm: 20 must do")
         need(len(weights) >= 4, f"{len(weights)} weights are too few: try at least four")
         need(all(close(found[w], math.log(w / best) ** 2) for w in weights), "report what `loss_at` said")
         need(len(set(calls)) == len(weights), "report every weight that was tried, not only some")

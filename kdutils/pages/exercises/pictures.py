@@ -48,3 +48,7 @@ def check_explained(explained: Callable) -> None:
     need(scaled > 0.97, f"a unit that varies more counts for more: 0.99 is right here, not {scaled:.2f}")
     over = float(explained(normal(200, 80), normal(200, 9)))
     need(over < 0.1, f"80 outputs on 200 rows tell {over:.2f} of noise: measure on rows that the map was not fitted to")
+    z, h = normal(4000, 6), normal(4000, 9)
+    z[1234], h[1234] = 1000 * z[1234], 1000 * h[1234]  # it draws the map to itself, and helps no other row
+    alone = float(explained(z, h))
+    need(alone < 0.3, f"one row far from all others tells {alone:.2f}: measure on rows that the map was not fitted to")
