@@ -54,6 +54,8 @@ PAPERS = (
 BEYOND = (
     ("Two-layer networks on parities: do extraction's samples grow more slowly with the bits than one-shot's?",
      ("scaling-extraction-2", "scaling-extraction-3", "scaling-extraction-4")),
+    ("Language modelling: is it what the teacher has learned (the control matches an untrained network's layers)?",
+     ("grammar-control", "grammar-longer-vs-untrained", "english-control")),
     ("Language modelling: is extraction ahead of labels after as many operations?",
      ("grammar-extraction-vs-labels-flops", "english-extraction-vs-labels-flops")),
     ("A pretrained teacher, run once over a short text: does extraction help?",
