@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from itertools import chain
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from kdutils import checks, fingerprints, reading
+from kdutils import checks, fingerprints, reading, seeding
 from kdutils.signals import Bound, Signal
 
 _WITH_A_MODE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
@@ -33,7 +34,7 @@ class One:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
         self.device = first.device
         self.stage, self.paths, self.seen, self.rows = -1, {}, {}, None
-        self.mask, self.marks, self.sharing = None, None, set()
+        self.mask, self.marks, self.unmarked, self.sharing = None, None, False, {}
 
     def spread(self, per_seed: Any) -> Any:
         return per_seed
@@ -73,18 +74,22 @@ class One:
         placed = all(tensor.device == self.device for tensor in chain(network.parameters(), network.buffers()))
         before = checks.in_eval_mode(network if placed else network.to(self.device))  # a quantised one refuses `to`
         if common := [(module, mode) for module, mode in before if id(module) in own]:  # the student goes on as it was
-            self.sharing.add(id(network))
+            self.sharing[id(network)] = {id(module) for module, _ in common}
             checks.restored(common)
         return network
 
     def mark(self, x: Any, y: Any, reads: Sequence[str] = (reading.OUTPUT,)) -> None:
         """Note where outputs count, if they are read, that come without labels `y`: by the mask, if there is one."""
-        self.marks = None
-        if y is None and self.mask is not None and reading.OUTPUT in reads:
-            if self.mask == ENCODER and two_sided(self.skeleton):
-                said = f"{ENCODER} says nothing of its decoder (mask=None: all positions count)"
-                raise ValueError(f"outputs of an encoder-decoder need labels: {said}")
-            self.marks = _masked(self.mask, x) != 0
+        wanted = y is None and self.mask is not None and reading.OUTPUT in reads
+        self.unmarked = wanted and self.mask == ENCODER and two_sided(self.skeleton)
+        self.marks = _masked(self.mask, x) != 0 if wanted and not self.unmarked else None
+
+    def marked(self) -> torch.Tensor | None:
+        """The marks, where outputs have positions."""
+        if self.unmarked:
+            said = f"{ENCODER} says nothing of its decoder (mask=None: all positions count)"
+            raise ValueError(f"outputs of an encoder-decoder need labels: {said}")
+        return self.marks
 
     def enter(self, stage: int | None = None) -> None:
         """Forget what teachers said about the last inputs; in a new stage, also what is asked of them."""
@@ -109,14 +114,13 @@ class One:
 
     def _pass(self, teacher: nn.Module, x: Any, paths: tuple[str, ...], state: Any = None) -> dict[str, torch.Tensor]:
         """A pass of a teacher in eval mode; parts that are the student's, too, come back in the mode they were in."""
-        if teacher.training:
-            teacher.eval()
-        before = checks.in_eval_mode(teacher) if id(teacher) in self.sharing else []
+        common = self.sharing.get(id(teacher), ())
+        before = checks.in_eval_mode(teacher) if common or teacher.training else []
         try:
             with checks.uncached(teacher):
                 return reading.outputs_at(teacher, _first(x), paths, state)
         finally:
-            checks.restored(before)
+            checks.restored([(module, mode) for module, mode in before if id(module) in common])
 
 
 class Drawn(nn.Module):
@@ -225,8 +229,8 @@ def repeated(network: nn.Module, x: Any, paths: Sequence[str]) -> dict[str, int]
 
     try:
         hooks = [reading.module_at(network, p).register_forward_hook(partial(count, p)) for p in calls if p]
-        with torch.no_grad(), checks.uncached(network), reading.as_written(network):
-            reading.outputs_at(network, _first(x))
+        with suppress(Exception), seeding.global_rng(0), torch.no_grad(), reading.as_written(network):
+            reading.outputs_at(network, _first(x))  # some can be read up to a layer alone
     finally:
         checks.restored(before)
         for hook in hooks:

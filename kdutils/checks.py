@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
@@ -74,6 +75,16 @@ def labels(y: torch.Tensor, look: bool = True) -> None:
         raise ValueError(f"labels are classes from 0 on, and {IGNORE} where nothing is asked, not {wrong[0].item()}")
 
 
+def shifted(batch: Any, labels: Any) -> None:
+    """Warn of labels that were not shifted, as models of transformers do inside."""
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else batch
+    if not (isinstance(ids, torch.Tensor) and isinstance(labels, torch.Tensor) and ids.dim() == 2):
+        return
+    if ids.shape == labels.shape and bool((labels == ids)[labels != IGNORE].all()):
+        advice = "a causal language model needs the next token at each position, -100 at the last"
+        warnings.warn(f"the labels are the inputs themselves: {advice}", stacklevel=3)
+
+
 def classifies(network: nn.Module) -> None:
     """Refuse a model of transformers whose outputs are not meant for a softmax."""
     kind = getattr(getattr(network, "config", None), "problem_type", None)
@@ -109,13 +120,6 @@ def members(networks: Sequence[nn.Module]) -> None:
             raise ValueError("make() returns lazy modules: let it run one batch through them before it returns")
     if len({id(network) for network in networks}) < len(networks):
         raise ValueError("make() returned the same network twice: it must build a new one at each call")
-    for network in networks:
-        if held := [n for n, p in network.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]:
-            raise ValueError(
-                f"{held[0]} has a hook on its gradient, which an ensemble would leave out: see kdutils.distiller"
-            )
-    if len({tuple(p.requires_grad for p in network.parameters()) for network in networks}) > 1:
-        raise ValueError("make() freezes other parameters for one seed than for another: members need the same")
     first, *others = [{n: tuple(t.shape) for n, t in (*m.named_parameters(), *m.named_buffers())} for m in networks]
     for other in others:
         different = sorted(n for n in first.keys() | other.keys() if first.get(n) != other.get(n))
@@ -124,6 +128,13 @@ def members(networks: Sequence[nn.Module]) -> None:
             raise ValueError(
                 f"make() builds networks of different shapes: {name} is {first.get(name)} and {other.get(name)}"
             )
+    for network in networks:
+        if held := [n for n, p in network.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]:
+            raise ValueError(
+                f"{held[0]} has a hook on its gradient, which an ensemble would leave out: see kdutils.distiller"
+            )
+    if len({tuple((n, p.requires_grad) for n, p in network.named_parameters()) for network in networks}) > 1:
+        raise ValueError("make() freezes other parameters for one seed than for another: members need the same")
 
 
 def attributes(network: nn.Module) -> dict[tuple[str, str], Any]:
@@ -150,14 +161,20 @@ def evaluated(network: nn.Module) -> nn.Module:
     return network
 
 
+def of_the_hub(config: Any) -> bool:
+    """Whether this is the config of a model of transformers."""
+    kind = getattr(sys.modules.get("transformers.configuration_utils"), "PreTrainedConfig", ())
+    return isinstance(config, kind)
+
+
 @contextmanager
 def uncached(network: nn.Module) -> Iterator[None]:
     """A block where a model of transformers keeps no keys and values: with them, it reads packed texts as one."""
     configs = [getattr(module, "config", None) for module in network.modules()]
-    changed = {id(config): config for config in configs if getattr(config, "use_cache", None) is True}
-    for config in changed.values():
-        config.use_cache = False
+    changed = {id(config): config for config in configs if of_the_hub(config) and getattr(config, "use_cache", None)}
     try:
+        for config in changed.values():
+            config.use_cache = False
         yield
     finally:
         for config in changed.values():

@@ -18,7 +18,6 @@ from torch import distributed, nn
 
 from kdutils import binding, checks, fingerprints, reading
 from kdutils.curriculum import Curriculum
-from kdutils.losses import IGNORE
 from kdutils.signals import Bound, Labels, Output
 
 PATIENCE = 20  # steps after which a map that nothing moves is not in the optimiser
@@ -95,8 +94,6 @@ class Distiller(nn.Module):
         self._one = binding.One(student, seed, vocabulary and checks.count("vocabulary", vocabulary))
         self._one.mask = mask
         x, y = (binding.lead(part) for part in (calibration, calibration_labels))
-        if y is not None:
-            checks.labels(y)
         self._bounds: list[Bound] = [stage.signal.bind(self._one, x, y) for stage in self._stages]
         self._tell_of_calls(x)
         self._one.enter()
@@ -106,14 +103,15 @@ class Distiller(nn.Module):
         ]
         matched = [f"{fingerprints.described(s.signal)}{s.only or ''}" for s in plan.stages]
         for number, (one, two) in enumerate(pairwise(matched), 1):
-            if one == two:
+            names = {getattr(stage.signal, "name", "") for stage in plan.stages[number - 1 : number + 1]}
+            if one == two and len(names) == 2:
                 advice = "checkpoints of a teacher that goes on are copies (copy.deepcopy)"
                 warnings.warn(f"stages {number} and {number + 1} match the very same thing: {advice}", stacklevel=2)
         told = [f"{length} steps of {what}" for length, what in zip(lengths, matched, strict=True)]
         told.append(f"seed {seed}, units {units}, mask {fingerprints.described(mask)}, vocabulary {vocabulary}")
         self.drawn = binding.Drawn("\n".join(told), self._bounds)
         self._now, self._whole, self._agreed = 0, None, False
-        self._moves: dict[int, tuple[int, int]] = {}  # by stage: its first step, the version of what it learns then
+        self._moves: dict[int, tuple[int, list[torch.Tensor]]] = {}  # by stage: its first step, what it learns then
         self._restrict()
         self._ddp_params_and_buffers_to_ignore = [
             f"drawn.{name}" for name, _ in self.drawn.named_buffers()
@@ -148,22 +146,25 @@ class Distiller(nn.Module):
         if self._labels[self._now] and (not isinstance(labels, torch.Tensor) or labels.is_floating_point()):
             found = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
             raise ValueError(f"stage {self._now + 1} learns from labels: give whole numbers, not {found}")
-        if isinstance(labels, torch.Tensor):
-            checks.labels(labels, look=not self._agreed or labels.device.type == "cpu")
         if labels is None and self._asks[self._now]:
             raise ValueError(f"stage {self._now + 1} matches a layer where labels ask: give labels")
         self._check_place()
         if not self._agreed:
             self._agree()
             if any(self._labels):
-                _look(batch, labels)
+                checks.shifted(batch, labels)
         bound = self._bounds[self._now]
         self._one.enter(self._now)
         self._one.rows = rows
-        if labels is None and isinstance(batch, Mapping) and "labels" in batch and reading.OUTPUT in bound.reads:
-            raise ValueError("the batch holds labels: take them out, and give them beside it")
+        inside = batch.get("labels") if isinstance(batch, Mapping) and labels is None else None
+        if inside is not None and reading.OUTPUT in bound.reads:
+            raise ValueError("the batch holds labels: give them beside it (an encoder-decoder its decoder_input_ids)")
         x, y = binding.lead(batch), binding.lead(labels)
         self._one.mark(x, y, bound.reads)
+        if self._only:  # a backward pass that an error ended
+            self._only.close()
+        if self._asks[self._now]:
+            checks.labels(labels, self._looks(labels))
         target = bound.target(x, y)
         self._one.enter()  # what teachers said is not held while the student runs
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
@@ -183,15 +184,26 @@ class Distiller(nn.Module):
         return loss
 
     def _check_labels(self, outputs: torch.Tensor | None, labels: Any, what: str) -> None:
-        if outputs is None or not isinstance(labels, torch.Tensor) or outputs.shape[:-1] == labels.shape:
+        if outputs is None or not (self._labels[self._now] or outputs.dim() > 2):
             return
-        if self._labels[self._now] or outputs.dim() > 2:
+        if outputs.dim() > 2:
+            self._one.marked()
+        if isinstance(labels, torch.Tensor) and outputs.shape[:-1] != labels.shape:
             needed = f"outputs {tuple(outputs.shape)} need {what} {tuple(outputs.shape[:-1])}"
             raise ValueError(f"{needed}, not {tuple(labels.shape)}")
+        if what == "labels" and labels is not None and binding.holds(self._stages[self._now].signal, (Labels, Output)):
+            checks.labels(labels, self._looks(labels))
+
+    def _looks(self, labels: torch.Tensor) -> bool:
+        """Whether entries of labels are looked at: always where that is cheap."""
+        return labels.device.type == "cpu" or self.drawn.step.item() < 0
 
     def _check_gradient(self, values: dict[str, torch.Tensor], bound: Bound) -> None:
+        signal = self._stages[self._now].signal
+        own = {layer.student_layer for layer in binding.layers(signal)}
+        own |= {reading.OUTPUT} if binding.holds(signal, (Labels, Output)) else set()
         lost = [path for path in bound.reads if not values[path].requires_grad]
-        if torch.is_grad_enabled() and lost:
+        if torch.is_grad_enabled() and (own.intersection(lost) or len(lost) == len(bound.reads)):
             cause = "all that leads to it is frozen or detached, or checkpointed with use_reentrant=True"
             raise ValueError(f"no gradient comes from {lost[0] or 'the output'!r} of the student: {cause}")
 
@@ -223,24 +235,25 @@ class Distiller(nn.Module):
 
     def _check_moves(self, bound: Bound, step: int) -> None:
         """Warn once where steps go by and what the plan learns beside the student stays as it is."""
-        versions = sum(parameter._version for parameter in bound.parameters.values())
-        since, then = self._moves.setdefault(self._now, (step, versions))
-        if bound.parameters and step >= since + PATIENCE and versions == then and self.drawn.training:
-            self._moves[self._now] = step + 10**9, then
-            warnings.warn(
-                f"stage {self._now + 1} learns a map of its own, which has not moved in {step - since} steps: give the "
-                "optimiser distiller.parameters(), not the student's alone",
-                stacklevel=4,
-            )
+        learned = list(bound.parameters.values())
+        if self._now not in self._moves:
+            self._moves[self._now] = step, [parameter.detach().clone() for parameter in learned]
+        since, then = self._moves[self._now]
+        if learned and then and step >= since + PATIENCE:
+            self._moves[self._now] = since, []
+            if all(map(torch.equal, learned, then)):
+                told = f"stage {self._now + 1} learns a map of its own, which has not changed in {step - since} steps"
+                warnings.warn(f"{told}: does the optimiser hold distiller.parameters()?", stacklevel=4)
 
     def _tell_of_calls(self, x: Any) -> None:
-        few, found = reading.each(lambda t: t[:, [0, -1]], x), {}
+        found: dict[int, tuple[nn.Module, set[str]]] = {}
         for layer in binding.layers([stage.signal for stage in self._stages]):
             sides = (self.student, layer.student_layer), (getattr(layer, "teacher", None), getattr(layer, "layer", ""))
             for network, path in sides:
                 if network is not None and path:
                     found.setdefault(id(network), (network, set()))[1].add(path)
         for network, paths in found.values():
+            few = reading.each(lambda t: t[:, [0, -1]], x)
             for path, calls in binding.repeated(network, few, sorted(paths)).items():
                 told = f"{path!r} of {type(network).__name__} is called {calls} times in a pass"
                 warnings.warn(f"{told}: what it returns first is read", stacklevel=4)
@@ -278,13 +291,3 @@ class _Only:
     def check(self, student: nn.Module) -> None:
         if any(p.requires_grad and id(p) not in self.known for p in student.parameters()):
             raise ValueError("a parameter of the student was unfrozen or replaced: build the Distiller after that")
-
-
-def _look(batch: Any, labels: Any) -> None:
-    """Warn of labels that were not shifted, as models of transformers do inside."""
-    ids = batch.get("input_ids") if isinstance(batch, Mapping) else batch
-    if not (isinstance(ids, torch.Tensor) and isinstance(labels, torch.Tensor) and ids.dim() == 2):
-        return
-    if ids.shape == labels.shape and bool((labels == ids)[labels != IGNORE].all()):
-        advice = "a causal language model needs the next token at each position, -100 at the last"
-        warnings.warn(f"the labels are the inputs themselves: {advice}", stacklevel=3)

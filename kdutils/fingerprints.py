@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import hashlib
+import json
 import types
 from dataclasses import fields, is_dataclass
 from functools import partial
@@ -12,10 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdutils import source
+from kdutils import checks, source
 
 _NOT_TOLD = {"training", "name_or_path"}  # a mode, and where a network was loaded from
-_OF_THE_HUB = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache"}
+_OF_THE_HUB = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache",
+               "problem_type", "id2label", "label2id", "output_attentions", "output_hidden_states", "return_dict",
+               "pad_token_id", "bos_token_id", "eos_token_id"}  # fmt: skip  # what a model is called, or is set by use
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
 
 
@@ -40,9 +44,28 @@ def described(thing: Any) -> str:
     if isinstance(thing, partial):
         return f"{described(thing.func)}{described(thing.args)}{thing.keywords}"
     if isinstance(thing, types.FunctionType) and source.is_own(thing):  # of others and ours, the name says it
-        held = [*(cell.cell_contents for cell in thing.__closure__ or ()), *(thing.__defaults__ or ())]
-        return f"{thing.__qualname__} {source.compiled(thing.__code__)[0][:12]}{described(held) if held else ''}"
+        return f"{thing.__qualname__} {source.compiled(thing.__code__)[0][:12]}{_captured(thing, ())}"
     return getattr(thing, "__qualname__", None) or repr(thing)
+
+
+def _captured(function: types.FunctionType, above: tuple[Any, ...]) -> str:
+    """What a function captured and its defaults, as far as they are plain; of anything else, its class."""
+
+    def told(value: Any) -> str:
+        if isinstance(value, types.FunctionType) and source.is_own(value) and value not in above:
+            inner = _captured(value, (*above, function))
+            return f"{value.__qualname__} {source.compiled(value.__code__)[0][:12]}{inner}"
+        if isinstance(value, torch.Tensor):
+            return f"tensor {hashlib.sha256(repr(value.detach().cpu().tolist()).encode()).hexdigest()[:12]}"
+        if isinstance(value, tuple | list):
+            return f"({', '.join(map(told, value))})"
+        return repr(value) if type(value) in (bool, int, float, str, type(None)) else type(value).__qualname__
+
+    held = list(function.__defaults__ or ()) + [v for _, v in sorted((function.__kwdefaults__ or {}).items())]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # nothing is in it yet
+            held.append(cell.cell_contents)
+    return f" ({', '.join(map(told, held))})" if held else ""
 
 
 @torch.no_grad()
@@ -55,9 +78,10 @@ def fingerprint(network: nn.Module) -> str:
         passing = {line.argval for line in dis.get_instructions(code) if line.opname == "STORE_ATTR"} if code else set()
         told = [(name, described(value) if callable(value) else value) for name, value in sorted(vars(module).items())
                 if name[0] != "_" and name not in _NOT_TOLD | passing and _plain(value)]  # fmt: skip
-        if hasattr(config := getattr(module, "config", None), "to_dict") and id(config) not in configs:
+        if checks.of_the_hub(config := getattr(module, "config", None)) and id(config) not in configs:
             configs[id(config)] = config
-            told.append(("config", sorted((n, str(v)) for n, v in config.to_dict().items() if n not in _OF_THE_HUB)))
+            kept = {name: value for name, value in config.to_dict().items() if name not in _OF_THE_HUB}
+            told.append(json.dumps(kept, sort_keys=True, default=lambda value: type(value).__qualname__))
         digest.update(f"{path} {type(module).__name__} {told}".encode())
     for name, tensor in {**dict(network.named_buffers()), **network.state_dict()}.items():
         if not isinstance(tensor, torch.Tensor):  # what a module says of itself

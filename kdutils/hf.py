@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import isgenerator
 from itertools import islice
 from typing import Any
 
@@ -39,7 +40,8 @@ class CurriculumTrainer(Trainer):
         curriculum: a plan, as from `kdutils.curriculum`, or a recorded one (see `record`); its budget is the Trainer's
             number of optimiser steps.
         calibration: a batch without labels, the same in every process. None: the first rows of the training set.
-        mask: as in `Distiller`; "attention_mask" counts only where batches have such an entry.
+        mask: as in `Distiller`; "attention_mask" counts only where batches have such an entry. That of an
+            encoder-decoder is of its encoder: where outputs come without labels, say mask=None, and all count.
         units, vocabulary: as in `Distiller`. Its seed is `args.seed`.
         shift_labels: whether the label of a position is that of the next one. None: as in the student's own loss, tried
             on the first rows; where that does not tell, for `...ForCausalLM` and classes made from them.
@@ -98,7 +100,9 @@ class CurriculumTrainer(Trainer):
             self.shift_labels = self.shift_labels if own is None else own
         batch, labels = self._asked(self._first_rows()) if calibration is None else (calibration, None)
         layers = binding.layers([s.signal for s in curriculum.stages])
-        by_position = isinstance(labels, torch.Tensor) and labels.dim() == 2  # then they tell where classes are
+        whole = isinstance(labels, torch.Tensor) and not labels.is_floating_point()
+        by_position = whole and labels.dim() == 2  # then they tell where classes are
+        self._by_mask = any(getattr(layer, "positions", "") == "all" for layer in layers)
         if not by_position and not any(getattr(layer, "positions", "") == "asked" for layer in layers):
             labels = None
         batch, labels = self._prepare_input(batch), self._prepare_input(labels)
@@ -129,7 +133,8 @@ class CurriculumTrainer(Trainer):
     def _first_rows(self, rows: int = CALIBRATION) -> dict[str, Any]:
         if self.train_dataset is None:
             raise ValueError("without a train_dataset, give a batch for calibration")
-        if iter(self.train_dataset) is iter(self.train_dataset):
+        once = iter(self.train_dataset)
+        if once is iter(self.train_dataset) and (once is not self.train_dataset or isgenerator(once)):
             advice = "give one that starts anew, as IterableDataset.from_generator: its first rows are looked at before"
             raise ValueError(f"the train_dataset can be read only once: {advice}")
         with seeding.global_rng(self.args.seed, "calibration"):  # collators may draw at random
@@ -180,7 +185,7 @@ class CurriculumTrainer(Trainer):
         if not model.training:
             return super().compute_loss(model, batch, return_outputs)
         batch, y = self._asked(batch)
-        if self._unmasked and binding.ENCODER in batch:
+        if self._unmasked and binding.ENCODER in batch and (y is None or self._by_mask):
             raise ValueError("the batches have an attention_mask, and the calibration had none: give it there, too")
         loss = model(distilled=(batch, y, self.state.global_step, rows))
         return (loss, {"loss": loss}) if return_outputs else loss
@@ -195,8 +200,8 @@ class CurriculumTrainer(Trainer):
         if self.two_sided and not any(name.startswith("decoder_input") for name in batch):
             inner = self.accelerator.unwrap_model(self.model)
             make = getattr(inner, "prepare_decoder_input_ids_from_labels", None)
-            of_ids = getattr(inner, "main_input_name", "input_ids") == "input_ids"
-            if labels is None if make is not None else not of_ids:  # a classifier of texts has a way of its own
+            of_ids = getattr(inner, "main_input_name", "input_ids") == "input_ids" or not inner.can_generate()
+            if labels is None if make is not None else not of_ids:  # a classifier has a way of its own
                 advice = "or labels, where it has a way to make them from these"
                 raise ValueError(f"an encoder-decoder needs decoder_input_ids in its batches, {advice}")
             batch |= {} if make is None else {"decoder_input_ids": make(labels)}

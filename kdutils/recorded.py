@@ -67,7 +67,7 @@ def record(
     told = dict(seed=seed, units=units, mask=fingerprints.described(mask), vocabulary=vocabulary, top_k=top_k)
     about = {
         "name": plan.name, "stages": stages, "rows": len(rows), "shard": shard, "shards": {},
-        "settings": {name: str(value) for name, value in told.items()},
+        "settings": {name: shards.told(value) for name, value in told.items()}, "format": shards.FORMAT,
         "calibration": shards.sums(first[0]).tolist(), "leaves": {name: _spec(s, units) for name, s in found.items()},
     }  # fmt: skip
     found = {name: binding.filled(signal, units, mask) for name, signal in found.items()}
@@ -232,7 +232,7 @@ def _targets(
     """What is kept of one batch: {"name/part": (batch, ...)}; from the second batch on in one pass of each teacher."""
     one.enter()
     x, y = binding.lead(x), None if y is None else binding.lead(y.to(one.device))
-    one.mark(x, y)
+    one.mark(x, y, [path for bound in bounds.values() for path in bound.reads])
     kept = {"sums": shards.sums(x).cpu()}
     for name, bound in bounds.items():
         target = bound.target(x, y)
@@ -246,8 +246,8 @@ def _targets(
             if not kept[f"{name}/values"].isfinite().all():
                 raise ValueError(f"a target of {found[name]} is no finite number in half precision")
             continue
-        if one.marks is not None and values.dim() > 2:
-            kept[f"{name}/mask"] = one.marks[0].cpu()
+        if values.dim() > 2 and (marks := one.marked()) is not None:
+            kept[f"{name}/mask"] = marks[0].cpu()
         classes = values.shape[-1]
         kept[f"{name}/classes"] = torch.full((len(values),), classes)
         if top_k is not None and top_k < classes - 1:

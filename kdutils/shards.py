@@ -14,7 +14,7 @@ import torch
 
 from kdutils import reading
 
-ABOUT = "about.json"
+ABOUT, FORMAT = "about.json", 2
 _ODD = 6_364_136_223_846_793_005, 2_685_821_657_736_338_717, 1_181_783_497_276_652_981
 
 
@@ -31,7 +31,7 @@ class Targets:
     def agree(self, **given: Any) -> None:
         """ValueError where a setting is not what it was for the record; None leaves it as it was."""
         for name, value in given.items():
-            if value is not None and str(value) != (then := self.about["settings"][name]):
+            if value is not None and told(value) != (then := self.about["settings"][name]):
                 advice = f"leave {name} to the record ({name}=None), or record anew"
                 raise ValueError(f"{name} is {value}, and the targets were recorded with {then}: {advice}")
 
@@ -89,6 +89,11 @@ class Targets:
         return {k.removeprefix(f"{name}/"): v.to(students.device).unflatten(0, (seeds, -1)) for k, v in stacked.items()}
 
 
+def told(value: Any) -> str:
+    """A setting as a text that is the same whatever the order in a mapping."""
+    return str(dict(sorted(value.items())) if isinstance(value, Mapping) else value)
+
+
 def sums(x: Any) -> torch.Tensor:
     """A whole number for each sample of a batch (1, n, ...), the same only for the same inputs, on every device."""
     named, tensors = dict(x) if isinstance(x, Mapping) else {"": x}, []
@@ -128,7 +133,10 @@ def _where(theirs: Any, mine: Any) -> str:
 def read(folder: Path) -> dict[str, Any]:
     if not (folder / ABOUT).exists():
         raise ValueError(f"{folder} holds no recorded targets: there is no {ABOUT} in it")
-    return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{folder} was recorded by another version of kdutils: record anew, into another folder")
+    return about
 
 
 def complete(folder: Path) -> bool:

@@ -31,6 +31,7 @@ BUILTIN = (
     types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
     types.ClassMethodDescriptorType,
 )  # fmt: skip
+_OF_TORCH = {"aten", "prim", "prims", "quantized", "_quantized", "onednn", "mkldnn", "mkl", "profiler", "c10d"}
 _LOOKUPS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
 _BESIDES = {  # what a class holds besides what was written in it, or follows from that
@@ -163,7 +164,8 @@ def builtin(thing: Any) -> tuple[Any, dict[str, str] | None]:
 
 def is_registered(thing: Any) -> bool:
     """Whether this is an operator that somebody has given torch, torch.ops.my.op: what it does is not to be seen."""
-    return not getattr(thing, "_qualified_op_name", "aten::").startswith(("aten::", "prims::"))
+    name = getattr(thing, "_qualified_op_name", "aten::")
+    return isinstance(name, str) and name.split("::")[0] not in _OF_TORCH
 
 
 def is_own(thing: Any) -> bool:
@@ -194,7 +196,8 @@ def patches(kind: type) -> dict[str, Any]:
 def attention(network: Any) -> Any:
     """The attention of the reader's own that a model of transformers finds by its name."""
     registry = getattr(sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
-    found = registry.get(getattr(getattr(network, "config", None), "_attn_implementation", None))
+    name = getattr(getattr(network, "config", None), "_attn_implementation", None)
+    found = registry.get(name) if isinstance(name, str) else None
     return found if is_own(found) else None
 
 

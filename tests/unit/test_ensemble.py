@@ -191,3 +191,21 @@ def test_hooks_on_gradients_and_uneven_freezing_are_refused() -> None:
         Ensemble(hooked, [1])
     with pytest.raises(ValueError, match="freezes other parameters for one seed than for another"):
         Ensemble(uneven, range(20))
+
+
+def test_networks_whose_pass_cannot_be_repeated_go_on() -> None:
+    class Keeping(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.kept = [super().forward(x)]
+            return self.kept[0]
+
+    class Strict(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                raise RuntimeError("labels, please")
+            return super().forward(x)
+
+    for make in (Keeping, Strict):
+        assert Ensemble(partial(make, 12, 2), [1]).outputs(torch.randn(1, 4, 12))[""].shape == (1, 4, 2)
+    words = Ensemble(lambda: nn.Embedding(5, 2, sparse=True), [1]).outputs(torch.ones(1, 4, dtype=torch.long))[""]
+    assert words.shape == (1, 4, 2)

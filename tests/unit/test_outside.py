@@ -190,3 +190,19 @@ def test_a_task_with_a_memory_is_not_kept(tmp_path: Path) -> None:
         with pytest.warns(UserWarning, match=f"something that `{kind.__name__}` keeps from call to call, or draws"):
             fit(kind(), Store(tmp_path / "runs"))
     assert not list(tmp_path.glob("runs/*"))
+
+
+def test_a_task_that_makes_itself_ready_at_the_first_call_is_kept(tmp_path: Path) -> None:
+    class Lazy:
+        table, finite = None, False
+
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            if self.table is None:
+                self.table = torch.arange(6.0).view(2, 3)
+            y = torch.randint(2, (n,), generator=generator)
+            return self.table[y], y
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(Lazy(), Store(tmp_path / "runs"))
+    assert len(list(tmp_path.glob("runs/*.safetensors"))) == 1
