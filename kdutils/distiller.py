@@ -149,7 +149,7 @@ class Distiller(nn.Module):
         if labels is None and self._asks[self._now]:
             raise ValueError(f"stage {self._now + 1} matches a layer where labels ask: give labels")
         self._check_place()
-        if not self._agreed:
+        if first := not self._agreed:
             self._agree()
             if any(self._labels):
                 checks.shifted(batch, labels)
@@ -164,7 +164,7 @@ class Distiller(nn.Module):
         if self._only:  # a backward pass that an error ended
             self._only.close()
         if self._asks[self._now]:
-            checks.labels(labels, self._looks(labels))
+            checks.labels(labels, first or labels.device.type == "cpu")
         target = bound.target(x, y)
         self._one.enter()  # what teachers said is not held while the student runs
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
@@ -172,7 +172,7 @@ class Distiller(nn.Module):
             values = reading.outputs_at(self.student, batch, reads)
         marks = self._one.marks
         said = (labels, "labels") if marks is None else (marks[0], "a mask")
-        self._check_labels(values.get(reading.OUTPUT), *said)
+        self._check_labels(values.get(reading.OUTPUT), *said, first)
         self._check_gradient(values, bound)
         loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
         self._check_moves(bound, int(step))
@@ -183,7 +183,7 @@ class Distiller(nn.Module):
             loss.register_hook(partial(self._only.open, self._stages[self._now].only))
         return loss
 
-    def _check_labels(self, outputs: torch.Tensor | None, labels: Any, what: str) -> None:
+    def _check_labels(self, outputs: torch.Tensor | None, labels: Any, what: str, first: bool) -> None:
         if outputs is None or not (self._labels[self._now] or outputs.dim() > 2):
             return
         if outputs.dim() > 2:
@@ -192,11 +192,7 @@ class Distiller(nn.Module):
             needed = f"outputs {tuple(outputs.shape)} need {what} {tuple(outputs.shape[:-1])}"
             raise ValueError(f"{needed}, not {tuple(labels.shape)}")
         if what == "labels" and labels is not None and binding.holds(self._stages[self._now].signal, (Labels, Output)):
-            checks.labels(labels, self._looks(labels))
-
-    def _looks(self, labels: torch.Tensor) -> bool:
-        """Whether entries of labels are looked at: always where that is cheap."""
-        return labels.device.type == "cpu" or self.drawn.step.item() < 0
+            checks.labels(labels, first or labels.device.type == "cpu")
 
     def _check_gradient(self, values: dict[str, torch.Tensor], bound: Bound) -> None:
         signal = self._stages[self._now].signal
