@@ -163,8 +163,9 @@ class Budgets(evidence.Recorded):
 
     def missing(self) -> str:
         """The arms and budgets of the study's file that are not recorded under all teachers; "none" where all are."""
-        pairs = [(arm, budget) for arm in self.about["arms"] for budget in self.about["budgets"]]
-        return "; ".join(f"{arm} after {b:,}" for arm, b in pairs if (arm, b) not in self._whole) or "none"
+        known, budgets = self._whole, self.about["budgets"]
+        lost = {arm: [f"{b:,}" for b in budgets if (arm, b) not in known] for arm in self.about["arms"]}
+        return "; ".join(f"{arm} after {', '.join(each)}" for arm, each in lost.items() if each) or "none"
 
     def chosen(self, arm: str, budget: int) -> str:
         """What the tuning chose: its learning rate, and a value for each of its lists."""

@@ -58,7 +58,7 @@ def test_an_arm_counts_where_all_its_teachers_are_recorded(tmp_path):
     assert study.budgets() == [100, 200, 400] and study.budgets("labels", "extraction") == [100]
     assert study.along_budgets("joint") == "" and study.along_budgets("extraction").count("better") == 3
     assert not any("joint" in line for line in study.rows()) and len(study.rows()) == 1 + 3 + 3 + 1
-    lost = "labels after 200; labels after 400; joint after 100; joint after 200; joint after 400"
+    lost = "labels after 200, 400; joint after 100, 200, 400"
     assert study.missing() == lost and made(tmp_path, flat, ALL).missing() == "none"
 
 
