@@ -206,14 +206,19 @@ def layers(thing: Any) -> list[Any]:
     return [thing] if hasattr(thing, "student_layer") else [found for part in inner for found in layers(part)]
 
 
+def placed(thing: Any, positions: str) -> list[Any]:
+    """Those of the `layers` that are matched at these positions: "all", "asked" or "tokens"."""
+    return [layer for layer in layers(thing) if getattr(layer, "positions", "") == positions]
+
+
 def two_sided(network: nn.Module) -> bool:
     return bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
 
 
 def one_side(student: nn.Module, mask: Any, signals: Sequence[Signal]) -> None:
     """ValueError where an encoder's mask would be taken for that of a decoder's positions."""
-    read = [layer for layer in layers(signals) if getattr(layer, "positions", "") == "all"] if mask == ENCODER else []
-    paths = [layer.student_layer.split(".") for layer in read] if two_sided(student) else []
+    read = placed(signals, "all") if mask == ENCODER and two_sided(student) else []
+    paths = [layer.student_layer.split(".") for layer in read]
     if {next((part for part in path if part in ("encoder", "decoder")), "") for path in paths} - {"encoder"}:
         advice = "say which count: mask=None for all, mask=a function of the batch, or `positions` of each"
         raise ValueError(f"{ENCODER} is of the encoder, and the plan reads layers of the decoder: {advice}")

@@ -98,9 +98,7 @@ class Distiller(nn.Module):
         self._tell_of_calls(x)
         self._one.enter()
         self._labels = [binding.holds(stage.signal, Labels) for stage in self._stages]
-        self._asks = [
-            any(getattr(s, "positions", "") == "asked" for s in binding.layers(stage.signal)) for stage in self._stages
-        ]
+        self._asks = [bool(binding.placed(stage.signal, "asked")) for stage in self._stages]
         matched = [f"{fingerprints.described(s.signal)}{s.only or ''}" for s in plan.stages]
         for number, (one, two) in enumerate(pairwise(matched), 1):
             names = {getattr(stage.signal, "name", "") for stage in plan.stages[number - 1 : number + 1]}

@@ -44,17 +44,19 @@ def described(thing: Any) -> str:
     if isinstance(thing, partial):
         return f"{described(thing.func)}{described(thing.args)}{thing.keywords}"
     if isinstance(thing, types.FunctionType) and source.is_own(thing):  # of others and ours, the name says it
-        return f"{thing.__qualname__} {source.compiled(thing.__code__)[0][:12]}{_captured(thing, ())}"
+        return _function(thing)
     return getattr(thing, "__qualname__", None) or repr(thing)
 
 
-def _captured(function: types.FunctionType, above: tuple[Any, ...]) -> str:
-    """What a function captured and its defaults, as far as they are plain; of anything else, its class."""
+def _function(function: types.FunctionType, above: tuple[Any, ...] = ()) -> str:
+    """Its name, its code, and what it captured and its defaults, as far as they are plain; of anything else, the class.
+
+    `above` are the functions that it was found in.
+    """
 
     def told(value: Any) -> str:
-        if isinstance(value, types.FunctionType) and source.is_own(value) and value not in above:
-            inner = _captured(value, (*above, function))
-            return f"{value.__qualname__} {source.compiled(value.__code__)[0][:12]}{inner}"
+        if isinstance(value, types.FunctionType) and source.is_own(value) and value not in (*above, function):
+            return _function(value, (*above, function))
         if isinstance(value, torch.Tensor):
             return f"tensor {hashlib.sha256(repr(value.detach().cpu().tolist()).encode()).hexdigest()[:12]}"
         if isinstance(value, tuple | list):
@@ -65,7 +67,8 @@ def _captured(function: types.FunctionType, above: tuple[Any, ...]) -> str:
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # nothing is in it yet
             held.append(cell.cell_contents)
-    return f" ({', '.join(map(told, held))})" if held else ""
+    code = source.compiled(function.__code__)[0][:12]
+    return f"{function.__qualname__} {code}" + (f" ({', '.join(map(told, held))})" if held else "")
 
 
 @torch.no_grad()

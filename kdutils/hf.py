@@ -99,11 +99,11 @@ class CurriculumTrainer(Trainer):
             own = binding.shifts(inner, self._prepare_input(self._first_rows(4)))
             self.shift_labels = self.shift_labels if own is None else own
         batch, labels = self._asked(self._first_rows()) if calibration is None else (calibration, None)
-        layers = binding.layers([s.signal for s in curriculum.stages])
+        signals = [stage.signal for stage in curriculum.stages]
         whole = isinstance(labels, torch.Tensor) and not labels.is_floating_point()
         by_position = whole and labels.dim() == 2  # then they tell where classes are
-        self._by_mask = any(getattr(layer, "positions", "") == "all" for layer in layers)
-        if not by_position and not any(getattr(layer, "positions", "") == "asked" for layer in layers):
+        self._by_mask = bool(binding.placed(signals, "all"))
+        if not by_position and not binding.placed(signals, "asked"):
             labels = None
         batch, labels = self._prepare_input(batch), self._prepare_input(labels)
         self._unmasked = mask == binding.ENCODER and not (isinstance(batch, Mapping) and mask in batch)

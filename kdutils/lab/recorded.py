@@ -78,10 +78,7 @@ class RecordedLab(Lab):
             self.runs.root.mkdir(parents=True, exist_ok=True)
             recorded.record(live, student, rows, self.folder, **how, batch=8, shard=64)
         except OSError as error:
-            self.runs._say(
-                f"runs cannot be kept in {self.runs.root} ({error}): going on without; "
-                "set KDUTILS_RUNS to a folder that can be written"
-            )
+            self.runs.unwritable(error)
             self._temporary = tempfile.TemporaryDirectory()
             self.folder = Path(self._temporary.name)
             recorded.record(live, student, rows, self.folder, **how, batch=8, shard=64)

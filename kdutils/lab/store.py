@@ -149,15 +149,19 @@ class Store:
             temporary.replace(self.path(key))
         except (OSError, SafetensorError) as error:
             self._writable = False
-            self._say(
-                f"runs cannot be kept in {self.root} ({error}): going on without; "
-                "set KDUTILS_RUNS to a folder that can be written"
-            )
+            self.unwritable(error)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             self._say(f"a run is not kept, since its file has no place for something in it ({error})")
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+    def unwritable(self, error: Exception) -> None:
+        """Say, once, that work goes on without this folder."""
+        self._say(
+            f"runs cannot be kept in {self.root} ({error}): going on without; "
+            "set KDUTILS_RUNS to a folder that can be written"
+        )
 
     def discard(self, key: str) -> None:
         """Forget what was saved under `key`, if anything."""
