@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import re
 import sys
@@ -259,10 +260,16 @@ def stopped(error: BaseException) -> str:
     return f"stopped; {GO_ON}" if interrupted else ""
 
 
-if __name__ == "__main__":
+def program() -> None:
+    """`main`; where it is stopped, what to do is the last that is said."""
     try:
         main()
     except (KeyboardInterrupt, Exception) as error:
         if not (said := stopped(error)):
             raise
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # of tasks that nbclient left, whose kernel is gone
         sys.exit(said)
+
+
+if __name__ == "__main__":
+    program()

@@ -162,6 +162,25 @@ def test_every_form_of_a_stop_says_how_to_go_on():
     assert [execute.stopped(other) for other in others] == ["", "", ""]
 
 
+def test_what_to_do_is_the_last_that_is_said():
+    """nbclient may leave a task behind, of whose error asyncio tells when the interpreter ends."""
+    stop = (
+        "import asyncio, execute\n"
+        "async def cell(): raise RuntimeError('Kernel died')\n"
+        "def main():\n"
+        "    global task\n"
+        "    loop = asyncio.new_event_loop()\n"
+        "    task = loop.create_task(cell())\n"
+        "    loop.run_until_complete(asyncio.sleep(0.01))\n"
+        "    raise KeyboardInterrupt\n"
+        "execute.main = main\n"
+        "execute.program()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tools")}
+    done = subprocess.run([sys.executable, "-c", stop], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.strip().endswith("the same command goes on from there"), done.stderr
+
+
 def test_what_a_gpu_would_make_leaves_the_book_alone(mini):
     status, said = mini.execute("--gpu", "01_mini")
     assert status == 0, said
