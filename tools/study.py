@@ -98,6 +98,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads != 1 and (args.workers or args.scheduler):
         parser.error("--threads goes with --workers 0: a worker has one thread")
+    if args.workers < 0 or args.threads < 1:
+        parser.error(f"{args.workers} workers with {args.threads} threads each make no sense")
     torch.set_num_threads(args.threads)
     study = find(args.name, args.smoke)
     records = records_of(study, args.smoke)

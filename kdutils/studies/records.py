@@ -84,10 +84,11 @@ class Records:
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'it ends too early'}"
             raise ValueError(f"{path} is damaged or missing ({reason}): restore it from git") from None
         sizes = self.about.get("sizes", {"": {}})
-        found = _cells(table)
+        found, counts = _cells(table), _counts(table)
         strange = [c for c in found if c.arm not in ("", *arms) or c.budget not in (0, *budgets) or c.size not in sizes]
         lost = {name for name in self.cells if not name.startswith("tuning")} - {str(cell) for cell in found}
-        if wrong := [*map(str, strange), *sorted(lost)]:
+        fewer = {name for name, about in self.cells.items() if about.get("rows", counts.get(name)) != counts.get(name)}
+        if wrong := [*map(str, strange), *sorted(lost | fewer)]:
             both = f"{self.path} and {self.table_path.name}"
             raise ValueError(f"{both} do not agree on {wrong[0]!r}: one is damaged; restore both from git")
         self.table = _only(table, self.cells)
@@ -119,6 +120,8 @@ class Records:
     def write(self, study: Study) -> None:
         """Write both files."""
         self.table = kept(study, self.table)
+        for name, count in _counts(self.table).items():
+            self.cells[name]["rows"] = count
         hours = sum(about["core-seconds"] for about in self.cells.values()) / 3600
         versions = {
             "python": platform.python_version(),
@@ -177,6 +180,12 @@ class Records:
 def _cells(table: pd.DataFrame) -> list[Cell]:
     """The cells that some rows are of."""
     return [Cell(*row) for row in table[[one.name for one in fields(Cell)]].drop_duplicates().to_numpy().tolist()]
+
+
+def _counts(table: pd.DataFrame) -> dict[str, int]:
+    """How many rows each cell has, by its name."""
+    sizes = table.groupby([one.name for one in fields(Cell)], sort=False).size()
+    return {str(Cell(*cell)): int(count) for cell, count in sizes.items()}
 
 
 def _only(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:

@@ -102,7 +102,9 @@ class Study:
         wrong = set(data) ^ set(known) - ({"sizes", "failed", "thinned"} - set(data))
         if wrong := wrong | set(small) - set(known):
             raise ValueError(f"{path}: {min(wrong)!r} is unknown or missing; a study has {', '.join(known)}")
-        if small and smoke:
+        if smoke and not small:
+            raise ValueError(f"{path} has no [smoke]: say there what is smaller in its small version")
+        if smoke:
             data |= small | {k: {**data[k], **small[k]} for k in small if k in ("settings", "tuning")}
             arms = data["arms"]
             if sound.several(data["main"], lambda one: sound.name(one) and one in arms):  # else refused below

@@ -164,6 +164,10 @@ def test_an_unknown_word_in_a_file_is_refused(tmp_path: Path) -> None:
     Study.load(path)
     with pytest.raises(ValueError, match="wrong: main arm 'extracton' is not among the arms labels, one-shot, untr"):
         Study.load(path, smoke=True)
+    path.write_text(text[: text.index("[smoke")], encoding="utf-8")
+    assert Study.load(path).students == 5
+    with pytest.raises(ValueError, match=r"has no \[smoke\]"):
+        Study.load(path, smoke=True)
 
 
 def test_a_study_is_completed_from_any_state(small: Study, tmp_path: Path) -> None:
@@ -206,6 +210,7 @@ def test_damaged_records_are_named_in_one_line(small: Study, tmp_path: Path) -> 
             "small.json and small.csv.gz do not agree on 'students 0, 6",
         ),
         (table, packed("".join(line for line in lines if "students" not in line)), "do not agree on 'students 0, 60"),
+        (table, packed("".join(lines[:-1])), "do not agree on '"),  # a row of a cell that keeps others
         (about, whole[about][:-200], r"small.json is damaged or missing \(JSONDecodeError"),
         (about, b"[]", r"small.json is damaged or missing \(TypeError"),
         (about, b"{}", r"small.json is damaged or missing \(KeyError: 'cells'"),

@@ -81,6 +81,7 @@ def test_the_reference_names_every_module():
         ("study", "parity --smoke --budgets 600,700", "parity has no budget 700; it has 600"),
         ("study", "parity --sizes wide", "parity has no size 'wide'; it has ''"),
         ("study", "parity --main --arms labels;no", "parity has no arm 'no'"),
+        ("study", "parity --smoke --workers -1", "-1 workers with 1 threads each make no sense"),
         ("audit", "parity --cells 0", "--cells is how many to train anew, 1 or more, not 0"),
         ("audit", "parity --cells -1", "--cells is how many to train anew, 1 or more, not -1"),
         ("audit", "parity", "parity.json is damaged or missing (JSONDecodeError"),
