@@ -58,6 +58,7 @@ class One:
     def teacher(self, network: nn.Module) -> nn.Module:
         if not isinstance(network, nn.Module):
             raise ValueError(f"a teacher must be a torch module, not a {type(network).__name__}")
+        checks.same_start(self.skeleton, network) if two_sided(self.skeleton) else None
         own, theirs = ({id(module): name for name, module in net.named_modules()} for net in (self.skeleton, network))
         if id(network) in own or id(self.skeleton) in theirs:
             raise ValueError(
@@ -216,7 +217,8 @@ def two_sided(network: nn.Module) -> bool:
 
 
 def one_side(student: nn.Module, mask: Any, signals: Sequence[Signal]) -> None:
-    """ValueError where an encoder's mask would be taken for that of a decoder's positions."""
+    """ValueError where an encoder's mask, or one of padding, would be taken for that of a decoder's positions."""
+    checks.entry(mask)
     read = placed(signals, "all") if mask == ENCODER and two_sided(student) else []
     paths = [layer.student_layer.split(".") for layer in read]
     if {next((part for part in path if part in ("encoder", "decoder")), "") for path in paths} - {"encoder"}:

@@ -14,6 +14,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.utils.rnn import PackedSequence
 
 from kdutils.losses import IGNORE, only
 
@@ -83,6 +84,15 @@ def shifted(batch: Any, labels: Any) -> None:
     if ids.shape == labels.shape and bool((labels == ids)[labels != IGNORE].all()):
         advice = "a causal language model needs the next token at each position, -100 at the last"
         warnings.warn(f"the labels are the inputs themselves: {advice}", stacklevel=3)
+
+
+def held(whole: tuple | list, parts: list) -> Any:
+    """New parts in a list or tuple of the kind that `whole` is; TypeError for one that does not keep samples apart."""
+    if isinstance(whole, PackedSequence):
+        raise TypeError("a PackedSequence does not keep samples apart: give padded tensors, and pack in the network")
+    if isinstance(whole, list):
+        return parts
+    return type(whole)(*parts) if hasattr(whole, "_fields") else tuple(parts)
 
 
 def classifies(network: nn.Module) -> None:
@@ -179,6 +189,29 @@ def uncached(network: nn.Module) -> Iterator[None]:
     finally:
         for config in changed.values():
             config.use_cache = True
+
+
+def entry(name: Any) -> None:
+    """Refuse the name of a mask that says where not to look, as torch's own layers take it."""
+    if isinstance(name, str) and name.endswith("key_padding_mask"):
+        advice = f"say mask=lambda batch: ~batch[{name!r}]"
+        raise ValueError(f"a {name} is True where there is padding, and a mask where positions count: {advice}")
+
+
+def same_start(student: nn.Module, teacher: nn.Module) -> None:
+    """Warn where encoder-decoders of transformers begin what they write with other tokens."""
+    own, theirs = (getattr(getattr(n, "config", None), "decoder_start_token_id", None) for n in (student, teacher))
+    if None not in (own, theirs) and own != theirs:
+        told = f"what the student writes begins with token {own}, what the teacher writes with {theirs}"
+        warnings.warn(f"{told}: both are given the same decoder_input_ids", stacklevel=3)
+
+
+def routed(network: nn.Module) -> None:
+    """Warn of a mixture of experts whose own loss has a part that labels do not tell."""
+    config = getattr(network, "config", None)
+    if getattr(config, "output_router_logits", False) is True and getattr(config, "router_aux_loss_coef", 0):
+        told = f"the own loss of {type(network).__name__} balances its experts (router_aux_loss_coef)"
+        warnings.warn(f"{told}, and a curriculum's does not: add it in your own loop", stacklevel=3)
 
 
 def in_eval_mode(network: nn.Module) -> list[tuple[nn.Module, bool]]:

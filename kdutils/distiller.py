@@ -90,6 +90,7 @@ class Distiller(nn.Module):
         binding.one_side(student, mask, signals)
         if binding.holds(signals, (Labels, Output)):
             checks.classifies(student)
+        checks.routed(student)
         self._stages = [replace(s, signal=binding.filled(s.signal, units, mask)) for s in plan.stages]
         self._one = binding.One(student, seed, vocabulary and checks.count("vocabulary", vocabulary))
         self._one.mask = mask

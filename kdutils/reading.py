@@ -40,7 +40,7 @@ def each(function: Callable[[torch.Tensor], Any], x: Any) -> Any:
         return function(x)
     if isinstance(x, Mapping):
         return {name: each(function, part) for name, part in x.items()}
-    return tuple(each(function, part) for part in x) if isinstance(x, tuple | list) else x
+    return checks.held(x, [each(function, part) for part in x]) if isinstance(x, tuple | list) else x
 
 
 def _inside(module: nn.Module) -> nn.Module:
@@ -96,7 +96,7 @@ def outputs_at(
     none of these. ValueError for a path that does not exist, or that the forward pass never calls.
 
     Args:
-        x: a tensor, a mapping (passed on by name) or a tuple (in order), numbers cast to the type of the parameters.
+        x: a tensor, a mapping (by name), a tuple or list (in order), numbers cast to the type of the parameters.
         paths: module paths; `""` is the model's output.
         state: parameters and buffers to use in place of the model's own.
     """
@@ -105,7 +105,7 @@ def outputs_at(
         model, state = model.module, {name.removeprefix("module."): value for name, value in state.items()}
     dtype = next((p.dtype for p in chain(state.values(), model.parameters()) if p.is_floating_point()), torch.float32)
     x = each(lambda t: t.to(dtype, copy=True) if t.is_floating_point() else t.clone(), x)  # it may be changed in place
-    args, named = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple) else (x,), {})
+    args, named = ((), x) if isinstance(x, dict) else (x if isinstance(x, tuple | list) else (x,), {})
     modules = {path: module_at(model, path) for path in paths if path != OUTPUT}
     entries = sum(len(m._parameters) + len(m._buffers) for m in model.modules()) if state else 0
 

@@ -226,8 +226,8 @@ class Ensemble:
             dense = [slope.to_dense() for slope in (one, two) if slope is not None]
             if len(dense) == 2 and not torch.allclose(*dense, rtol=1e-3, atol=1e-4, equal_nan=True):
                 raise ValueError(
-                    f"in an ensemble the gradient of {name!r} of {type(plain).__name__} is not its own: leave gradient "
-                    "checkpointing off there, or train the network with kdutils.distiller"
+                    f"in an ensemble the gradient of {name!r} of {type(plain).__name__} is not its own, as with "
+                    "gradient checkpointing, or where a pass depends on those before: train it with kdutils.distiller"
                 )
 
     @contextmanager

@@ -1,10 +1,12 @@
 """One network in any loop: what a Distiller does to it is what an ensemble of one does."""
 
+import contextlib
 import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -756,3 +758,21 @@ def test_functions_are_told_apart_by_what_they_do() -> None:
     two.load_state_dict(one.state_dict())
     one.act, two.act = torch.relu, torch.tanh
     assert fingerprints.fingerprint(one) != fingerprints.fingerprint(two)
+
+
+def test_what_a_model_says_of_itself_is_minded() -> None:
+    """An inverted mask is refused; an own loss of more than labels, and decoders that begin otherwise, are told."""
+    teacher, student = (built(partial(MLP, 6, width), width) for width in (8, 4))
+    x, plan = torch.randn(8, 6), curriculum.one_shot(teacher)
+    with pytest.raises(ValueError, match=r"src_key_padding_mask is True where there is padding.*mask=lambda batch: ~"):
+        Distiller(student, plan, total=3, calibration={"x": x}, mask="src_key_padding_mask")
+    settings = {"is_encoder_decoder": True, "decoder_start_token_id": 0}
+    for config, said in (
+        ({"output_router_logits": True, "router_aux_loss_coef": 0.01}, "balances its experts"),
+        (settings, "begins with token 0, what the teacher writes with 2"),
+        ({**settings, "decoder_start_token_id": 2}, ""),
+        ({"output_router_logits": False, "router_aux_loss_coef": 0.01}, ""),
+    ):
+        student.config, teacher.config = SimpleNamespace(**config), SimpleNamespace(decoder_start_token_id=2)
+        with pytest.warns(UserWarning, match=said) if said else contextlib.nullcontext():
+            Distiller(student, plan, total=3, calibration=x)

@@ -152,6 +152,18 @@ def test_another_precision_reads_float32_and_answers_in_it(dtype: torch.dtype) -
     torch.testing.assert_close(outputs_at(network, X, state=state)[OUTPUT], net()(X))
 
 
+def test_containers_stay_what_they_are() -> None:
+    """A network may ask for a list, or for an entry by its name."""
+    Pair = namedtuple("Pair", "one two")
+    x = {"many": [torch.ones(2), (torch.ones(3), "text")], "pair": Pair(torch.ones(1), 3)}
+    doubled = reading.each(lambda t: 2 * t, x)
+    assert type(doubled["many"]) is list and type(doubled["many"][1]) is tuple and doubled["many"][1][1] == "text"
+    assert doubled["pair"].one.item() == 2 and doubled["pair"].two == 3
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 1), torch.ones(2, 1)])
+    with pytest.raises(TypeError, match="a PackedSequence does not keep samples apart: give padded tensors"):
+        reading.each(lambda t: t[None], {"x": packed})
+
+
 def test_mappings_and_tuples_are_passed_on() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
