@@ -12,6 +12,9 @@ SHELL := bash
 export PYTHONHASHSEED := 0
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
+# A file of tests is one process's; with more of torch's threads than cores they would wait for each other.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 .PHONY: help setup book execute site test test-notebooks test-colab validate new-chapter address bench study audit dry dist clean
 
 help: ## this list
@@ -46,12 +49,13 @@ test: setup site ## everything a change can break
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell book/text book/*.md README.md CONTRIBUTING.md CHANGELOG.md paper.md kdutils
-	$(BIN)/python -m pytest tests
+	$(PYTEST) tests/unit tests/notebooks
+	$(BIN)/python -m pytest tests/site
 	$(MAKE) test-notebooks
 
 test-notebooks: setup ## run the committed chapters at smoke and compare their verdicts (nbval)
 	KDUTILS_PROFILE=smoke KDUTILS_QUIET=1 KDUTILS_RESULTS=$(CURDIR)/_build/nbval \
-		$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=3600 --nbval-kernel-startup-timeout=600 $(wildcard book/*.ipynb)
+		$(PYTEST) --nbval-lax --nbval-cell-timeout=3600 --nbval-kernel-startup-timeout=600 $(wildcard book/*.ipynb)
 
 test-colab: setup ## every chapter as in Colab, in an environment of its own (`make test` runs two)
 	KDUTILS_COLAB=all $(BIN)/python -m pytest tests/notebooks/test_colab.py
