@@ -72,22 +72,21 @@ def check_needed(needed: Callable) -> None:
 @exercise
 def check_unbiased(shares: Callable) -> None:
     """`shares(values, x)`: (n, m) views at samples (n, d) -> (d,) estimates of rho, unbiased."""
-    d, n = 5, 40
-    for strength in (0.0, 1.0):
-        found = []
-        for seed in range(400):
-            draw = seeding.generator(seed, "unbiased")
-            x = torch.randint(0, 2, (n, d), generator=draw) * 2.0 - 1
-            noise = torch.randint(0, 2, (n, 2), generator=draw) * 2.0 - 1
-            found.append(shares(3 * torch.stack([strength * x[:, 0] + noise[:, 0], noise[:, 1]], 1), x))
+    d, n = 5, 10
+    for kept in (0.0, 0.8):  # how often the first view is bit 0, and not a coin; all values have one size
+        found, draw = [], seeding.generator(0, "unbiased")
+        for _ in range(4000):
+            x, coins = (torch.randint(0, 2, (n, c), generator=draw) * 2.0 - 1 for c in (d, 2))
+            first = torch.where(torch.rand(n, generator=draw) < kept, x[:, 0], coins[:, 0])
+            found.append(shares(3 * torch.stack([first, coins[:, 1]], 1), x))
             need(found[-1].shape == (d,), f"expected a result of shape ({d},), not {tuple(found[-1].shape)}")
-        mean = torch.stack(list(found)).mean(0)
-        right = torch.eye(d)[0] * strength / (strength + 2)
+        mean = torch.stack(found).mean(0)
+        right = torch.eye(d)[0] * kept**2 / 2
         message = (
             f"from {n} samples of views with the shares {[round(v, 3) for v in right.tolist()]} your estimates are on "
             f"average {[round(v, 3) for v in mean.tolist()]}"
         )
-        need((mean - right).abs().max() < 0.012, message)
+        need((mean - right).abs().max() < 0.015, message)
 
 
 # Chapter 6: controls
@@ -122,9 +121,18 @@ def check_noisy(noisy: Callable) -> None:
         need(abs(centre) < 0.1 * size, f"the noise should have mean zero, not {centre:.3g}")
         for dim, what in enumerate(("seed", "sample", "neuron")):
             need(noise.std(dim).mean() > 0.5 * size, f"each {what} needs noise of its own")
+        tails = (noise - centre).pow(4).mean().item() / spread**4
+        need(
+            2.7 < tails < 3.3,
+            f"the noise should be Gaussian: its fourth moment is 3 times its variance squared, not {tails:.2f} times",
+        )
+        alone = Ensemble(lambda: MLP(6, 8), [1])
+        message = "a seed's noise should be the same whichever seeds train beside it: one generator for each seed"
+        one = noisy(signal, size).bind(alone, x[1:2], y[1:2]).target(x[1:2], y[1:2])
         need(not torch.equal(first, again), "the noise should be drawn anew at each step; yours stays the same")
         same = torch.equal(noisy(signal, size).bind(students, x, y).target(x, y), first)
         need(same, "a second run must see the same noise: draw from `seeding.generator`, made in `bind`")
+        need(torch.allclose(one[0], first[1], atol=1e-4), message)
         need(bound.target(x[:, :5], y[:, :5]).shape == (3, 5, 8), "a step may have a batch of any size")
         need(bound.reads == clean.reads, "the noisy signal should read the same layer of the student")
         wanted, values = students.spread(target), students.outputs(x, clean.reads)

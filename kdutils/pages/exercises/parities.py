@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from kdutils import probes, seeding
+from kdutils import probes, projections, seeding
 from kdutils.lab.lab import Lab
 from kdutils.lab.record import Run
 from kdutils.losses import distillation_loss
@@ -57,6 +57,10 @@ def check_estimate(estimate: Callable) -> None:
     ratio = (error[:3].mean() / error[3:].mean()).item()
     message = f"a bit of coefficient 1/2 has 0.87 times the standard error of one of 0, not {ratio:.2f} times"
     need(abs(ratio - 0.75**0.5) < 0.03, f"{message}: its products vary less")
+    values = 3 * x[:, :3].sum(1).sign() + 4 * torch.randn(n, generator=draw)
+    right, error = (values[:, None] * x).std(0) / n**0.5, estimate(values, x)[1]
+    message = f"values need not be -1 and +1: here the standard error is {right.mean():.2f}, not {error.mean():.2f}"
+    need((error / right - 1).abs().max() < 0.02, message)
 
 
 class _Two(nn.Module):
@@ -240,6 +244,10 @@ def check_projection(projection: Callable) -> None:
     need(p.shape == (width, teacher_width), message)
     need(torch.equal(p, again), "the same generator state must give the same matrix: draw from `generator` alone")
     need(not all(torch.equal(p, other) for other in others), "another seed should give another matrix")
+    for known in (projections.gaussian, projections.rademacher, projections.orthonormal, projections.neurons):
+        theirs = known(hidden, width, seeding.generator(0, "projection")).to_dense()
+        same = torch.allclose(p / p.norm(), (theirs / theirs.norm()).to(p.dtype), atol=1e-5)
+        need(not same, f"this is `projections.{known.__name__}` but for its scale: invent another")
     rank = int(torch.linalg.matrix_rank(p))
     need(rank == width, f"only {rank} of its {width} outputs are independent: no output may repeat others")
     size = torch.stack([(hidden @ q.T).square().mean() for q in drawn]).mean() / hidden.square().mean()

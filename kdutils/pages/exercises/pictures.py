@@ -42,6 +42,9 @@ def check_explained(explained: Callable) -> None:
     )
     nothing = float(explained(z, normal(4000, 9)))
     need(abs(nothing) < 0.03, f"a layer that has nothing to do with the outputs gives 0, not {nothing:.2f}")
+    shifted = float(explained(z, normal(4000, 9) + 3.0))
+    message = f"the same layer with 3 added to all its units gives 0 as well, not {shifted:.2f}: a mean is no variance"
+    need(abs(shifted) < 0.03, message)
     half = float(explained(z, torch.stack([z[:, 0], normal(4000)], 1)))
     need(abs(half - 0.5) < 0.04, f"of two units, one of them told, half of the variance is told, not {half:.2f}")
     scaled = float(explained(z, torch.stack([10 * z[:, 0], normal(4000)], 1)))

@@ -156,7 +156,9 @@ def check_split(split: Callable) -> None:
 def check_by_year(by_year: Callable) -> None:
     """`by_year(documents, context)`: `text.Corpora` of documents in order of time, the newest in the test part."""
     documents = [f"Address number <{i}> to the houses. " * 6 for i in range(40)]
-    documents[-1] += "zqzq " * 50
+    marks = ("zq", "qz", "xq", "qx", "jq", "qj", "zx", "xz", "jx", "xj", "zj", "jz")  # of the newest, one each
+    for mark, i in zip(marks, range(39, 0, -1), strict=False):
+        documents[i] += f"{mark}{mark} " * 50
     corpora = by_year(documents, 16)
     held = {}
     for part in text.PARTS:
@@ -168,6 +170,9 @@ def check_by_year(by_year: Callable) -> None:
     train, validation, test = held.values()
     need(train + validation + test == list(range(40)), "oldest to newest, each document once: " + str([*held.values()]))
     need(len(train) > 20 and validation and test, f"the parts hold {[*map(len, held.values())]} documents")
-    peeked = any("zq" in piece for piece in corpora.tokenizer.get_vocab())
-    need(not peeked, "the tokenizer has seen the test part: learn it from the training part alone")
+    known = corpora.tokenizer.get_vocab()
+    for part in ("validation", "test"):
+        unseen = [mark for mark, i in zip(marks, range(39, 0, -1), strict=False) if i in held[part]]
+        peeked = any(mark in piece for mark in unseen for piece in known)
+        need(not peeked, f"the tokenizer has seen the {part} part: learn it from the training part alone")
     need(corpora.train.context == 16, "the windows should have the length `context`")
