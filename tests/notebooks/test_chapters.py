@@ -158,6 +158,17 @@ def test_committed_claims_are_those_of_the_recorded_results(name):
         assert f"{claim['verdict']:>7}  {claim['id']}:" in printed
 
 
+def test_a_run_that_chapters_share_is_the_same_in_all():
+    """Chapters that read each other's runs are executed on one kind of machine: another gives other digits."""
+    known = {}
+    for path in sorted((ROOT / "book" / "results" / "book").glob("*.json")):
+        for name, run in json.loads(path.read_text(encoding="utf-8"))["runs"].items():
+            said = {key: value for key, value in run.items() if key not in ("seconds", "device")}
+            first = known.setdefault(run["key"], (path.stem, said))
+            assert first[1] == said, f"{name} in {path.stem} is another than in {first[0]}: execute both chapters"
+    assert len(known) > 50
+
+
 def test_scorecard_is_that_of_the_recorded_results():
     import scorecard
 
