@@ -112,9 +112,9 @@ def page() -> str:
         "chapter 11, and 100 bits in chapter 4: one). Those that say *small version*, and chapter 5's on first steps "
         "and two phases, rest on what the page trains. *Not reproduced* means: not at this size, by our reading of "
         "the method. *Not tested* stands where we could not read a theorem and tested statements of our own in its "
-        "place. A claim *holds* when its whole interval (90 % over seeds, or over teachers and students, or the range over students) lies in a band "
-        "that the chapter states, "
-        "*fails* when none of it does, and is *unclear* in between. "
+        "place. A claim *holds* when its whole interval (90 % over seeds, or over teachers and students, or the range "
+        "over students) lies in a band that the chapter states, *fails* when none of it does, and is *unclear* in "
+        "between. "
         "A number without an interval was measured once.", "",
         "## The papers' claims", "",
         "| verdict | claim, in our words | paper | what we measured |", "|---|---|---|---|",
