@@ -46,8 +46,9 @@ PAPERS = (
     ("gupta2025", "Transformers on parities: extraction is better than one-shot.",
      ("transformer-extraction-vs-one-shot",)),
     ("gupta2025", "Language modelling: extraction is better than one-shot (tested here: small networks, "
-     "the largest budgets of two studies).",
-     ("grammar-extraction-vs-one-shot", "grammar-longer-vs-one-shot", "english-extraction-vs-one-shot")),
+     "the longer trainings of two studies).",
+     ("grammar-extraction-vs-one-shot", "grammar-extraction-longest", "grammar-longer-vs-one-shot",
+      "english-extraction-vs-one-shot")),
 )  # fmt: skip
 
 # (a question beyond the papers, ids of the claims that answer it)
