@@ -58,6 +58,7 @@ class One:
     def teacher(self, network: nn.Module) -> nn.Module:
         if not isinstance(network, nn.Module):
             raise ValueError(f"a teacher must be a torch module, not a {type(network).__name__}")
+        checks.readable(network)
         checks.same_start(self.skeleton, network) if two_sided(self.skeleton) else None
         own, theirs = ({id(module): name for name, module in net.named_modules()} for net in (self.skeleton, network))
         if id(network) in own or id(self.skeleton) in theirs:

@@ -214,6 +214,14 @@ def routed(network: nn.Module) -> None:
         warnings.warn(f"{told}, and a curriculum's does not: add it in your own loop", stacklevel=3)
 
 
+def readable(network: nn.Module) -> None:
+    """Refuse a network whose layers and attributes nobody sees any more."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        raise ValueError(
+            f"{type(network).__name__} is from torch.jit, which hides what a network is: give the module it was made of"
+        )
+
+
 def in_eval_mode(network: nn.Module) -> list[tuple[nn.Module, bool]]:
     """Put a network in eval mode; what `restored` needs to bring every module back."""
     before = [(module, module.training) for module in network.modules()]
