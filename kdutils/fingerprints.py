@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import dis
 import hashlib
-import inspect
 import json
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
@@ -139,8 +138,8 @@ def _changed(functions: Any) -> set[str]:
             elif step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR"):
                 found |= {before.argval for before in steps[max(0, n - 8) : n] if before.opname == "LOAD_ATTR"}
             elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and n and steps[n - 1].opname == "LOAD_ATTR":
-                if step.argval in _CHANGING or step.argval.endswith("_"):  # as torch names what works in place
-                    found.add(steps[n - 1].argval)
+                changes = step.argval in _CHANGING or step.argval.endswith("_")  # as torch names what works in place
+                found |= {steps[n - 1].argval} if changes else set()
     return found
 
 

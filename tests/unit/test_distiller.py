@@ -63,7 +63,7 @@ SIGNALS: dict[str, Callable[[nn.Module, str], Any]] = {
     "tempered": lambda teacher, at: Output(teacher, 2.0, 2.0),
     "shared": lambda teacher, at: Output(teacher, share=0.3),
     **{p: (lambda teacher, at, p=p: Hidden(teacher, at, at, getattr(projections, p))) for p in PROJECTIONS},
-    "position": lambda teacher, at: Hidden(teacher, at, at, normalise="position", scale=2.0),
+    "position": lambda teacher, at: Hidden(teacher, at, at, normalise="position"),
     "redrawn": lambda teacher, at: Hidden(teacher, at, at, redraw=True),
     "regressed": lambda teacher, at: Regressed(teacher, at, at),
     "joint": lambda teacher, at: WeightedSum(((1.0, Output(teacher)), (0.5, Hidden(teacher, at, at)))),
@@ -700,7 +700,7 @@ def test_labels_that_are_no_classes_are_refused() -> None:
         wrong = torch.full(inputs.shape[: 1 + (inputs is ids)], -1)
         with pytest.raises(ValueError, match="labels are classes from 0 on, and -100 where nothing is asked, not -1"):
             distiller(inputs, wrong, 0)
-    with pytest.raises(ValueError, match=r"labels are whole numbers, the classes from 0 on, not torch\.float32"):
+    with pytest.raises(ValueError, match=r"labels must be whole numbers, not torch\.float32"):
         by_position(ids, torch.zeros(4, LENGTH), 0)
     outputs = host(small(), curriculum.one_shot(small()), calibration=x)
     outputs(x, torch.full((8,), -1), 0)  # of one output a sample, labels are not asked for anything

@@ -125,7 +125,7 @@ def test_objects_are_told_by_what_they_hold() -> None:
 def test_networks_of_torch_jit_are_refused() -> None:
     network = torch.jit.script(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5)))
     for plan in (curriculum.one_shot(network), curriculum.extracted(network, [("0", "0")], 2)):
-        with pytest.raises(ValueError, match="from torch.jit, which hides what a network is: give the module it was"):
+        with pytest.raises(ValueError, match=r"from torch\.jit, which hides what a network is: give the module it was"):
             Distiller(nn.Sequential(nn.Linear(6, 5)), plan, total=5, calibration=torch.randn(8, 6))
-    with pytest.raises(ValueError, match="from torch.jit"):
+    with pytest.raises(ValueError, match=r"from torch\.jit"):
         fingerprints.fingerprint(network)
