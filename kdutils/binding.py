@@ -43,12 +43,17 @@ class One:
     def shape_at(self, path: str, x: Any) -> torch.Size:
         training = checks.in_eval_mode(self.skeleton)
         try:
+            read = inside.given(self.skeleton, inside.first(x), self.spare)
             with checks.uncached(self.skeleton):
-                read = inside.given(self.skeleton, inside.first(x), self.spare)
-                values = reading.outputs_at(self.skeleton, read, (path, reading.OUTPUT))[path]
+                values = reading.outputs_at(self.skeleton, read, (path,))[path]
             if path == reading.OUTPUT and self.vocabulary and self.vocabulary > values.shape[-1]:
                 raise ValueError(f"the student's output has {values.shape[-1]} classes, vocabulary={self.vocabulary}")
             return self.cut(values, path).shape
+        except TypeError as error:
+            if not isinstance(read, tuple | list) or len(read) < 2:
+                raise
+            told = f"cannot read the calibration, a {type(read).__name__} of {len(read)}, as its arguments"
+            raise TypeError(f"{type(self.skeleton).__name__} {told}: give inputs without labels ({error})") from error
         finally:
             checks.restored(training)
 

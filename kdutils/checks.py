@@ -59,7 +59,7 @@ def nonfinite(target: Any) -> str | None:
         if not isinstance(target[-1], torch.Tensor) or target[-1].dtype != torch.bool:  # of several signals
             return next((found for part in target if (found := nonfinite(part))), None)
         target = only(*target)
-    if not isinstance(target, torch.Tensor) or target.dim() < 2:  # of a signal of one's own
+    if not isinstance(target, torch.Tensor) or target.dim() < 2 or not target.numel():  # of a signal of one's own
         return None
     bad = (~target.isfinite()).reshape(*target.shape[:2], -1).any(2).nonzero()
     return f"sample {bad[0, 1]} of seed number {bad[0, 0]}" if len(bad) else None
@@ -67,7 +67,11 @@ def nonfinite(target: Any) -> str | None:
 
 def not_probabilities(outputs: torch.Tensor, whose: str = "teacher") -> None:
     """Refuse outputs (..., classes) that their softmax has already been taken of."""
-    if outputs.shape[-1] > 1 and bool((outputs >= 0).all() and ((outputs.sum(-1) - 1).abs() < 1e-3).all()):
+    if (
+        outputs.numel()
+        and outputs.shape[-1] > 1
+        and bool((outputs >= 0).all() and ((outputs.sum(-1) - 1).abs() < 1e-3).all())
+    ):
         raise ValueError(f"the {whose}'s outputs are probabilities, which sum to 1: let it return logits")
 
 
@@ -90,7 +94,11 @@ def fitting(outputs: Sequence[int], y: Any, needed: bool) -> None:
         advice = "several labels or one logit a position need a signal of your own"
         raise ValueError(f"{one} are compared by their softmax, and labels of that very shape are no classes: {advice}")
     if found != own[:-1] and (needed or len(own) > 1):
-        more = ": let `forward` return its classes last, outputs.movedim(1, -1)" if found == own[1:] else ""
+        more = (
+            ": let `forward` return its classes last, outputs.movedim(1, -1)"
+            if found == own[1:] or len(own) > 2
+            else ""
+        )
         wanted = f"labels of {(outputs[0], *own[:-1])}, {IGNORE} where nothing is asked"
         raise ValueError(f"{one} need {wanted}; the task's are {(outputs[0], *found)}{more}")
 
@@ -265,9 +273,11 @@ def uncached(network: nn.Module) -> Iterator[None]:
 
 def readable(network: nn.Module) -> None:
     """Refuse a network whose layers and attributes nobody sees any more."""
-    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+    exported = any(base.__module__.startswith("torch.export") for base in type(network).__mro__)
+    if exported or any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        maker = "torch.export" if exported else "torch.jit"
         raise ValueError(
-            f"{type(network).__name__} is from torch.jit, which hides what a network is: give the module it was made of"
+            f"{type(network).__name__} is from {maker}, which hides what a network is: give the module it was made of"
         )
 
 

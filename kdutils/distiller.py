@@ -223,8 +223,8 @@ class Distiller(nn.Module):
     def _check_finite(self, loss: torch.Tensor, target: Any, look: bool) -> None:
         """ValueError where it is the target that is no number; to look waits for a GPU."""
         if (look or loss.device.type == "cpu") and not loss.isfinite().all() and (bad := checks.nonfinite(target)):
-            cause = "does the teacher overflow in half precision, or was it damaged?"
-            raise ValueError(f"stage {self._now + 1}: the target is not finite at {bad} of the batch: {cause}")
+            advice = "look at its inputs, and whether the teacher overflows in half precision"
+            raise ValueError(f"stage {self._now + 1}: the target is not finite at {bad} of the batch: {advice}")
 
     def _check_place(self) -> None:
         if (where := next(self.student.parameters()).device) != self._one.device:

@@ -63,7 +63,10 @@ def teachers(thing: Any) -> list[nn.Module]:
 
 def taken(network: nn.Module) -> tuple[set[str], bool]:
     """The entries of a batch that a network's `forward` names, and whether it takes any others, too."""
-    parameters = inspect.signature(network.forward).parameters.values()
+    try:
+        parameters = inspect.signature(network.forward).parameters.values()
+    except ValueError:  # torch.jit has hidden it
+        return set(), True
     named = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     return named, any(p.kind == p.VAR_KEYWORD for p in parameters)
 
