@@ -117,7 +117,7 @@ def classes_last(x: Any, outputs: Sequence[int]) -> None:
 
 def marks(mask: torch.Tensor) -> bool:
     """Refuse a mask of numbers other than 0 and 1, such as those that are added to attention; True."""
-    if mask.is_floating_point() and len(wrong := mask[(mask != 0) & (mask != 1)]):
+    if isinstance(mask, torch.Tensor) and mask.is_floating_point() and len(wrong := mask[(mask != 0) & (mask != 1)]):
         advice = "give True and False, or 1 and 0 (of one that is added to attention: mask == 0)"
         raise ValueError(f"a mask of positions says which count, and {wrong[0].item():g} does not: {advice}")
     return True

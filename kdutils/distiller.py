@@ -52,7 +52,8 @@ class Distiller(nn.Module):
         starts: the first step of every stage.
 
     Raises:
-        ValueError: when plan, student and calibration do not fit together.
+        ValueError: when plan, student and calibration do not fit together, or the plan ends before `total`.
+        TypeError: for a calibration that the student cannot read.
 
     >>> from kdutils import curriculum
     >>> student, teacher = (nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2)) for width in (3, 8))
@@ -145,11 +146,16 @@ class Distiller(nn.Module):
         """The loss (a scalar) of one batch.
 
         Args:
-            batch: what the student and its teachers read: a tensor, a mapping (passed on by name) or a tuple.
+            batch: what the student and its teachers read: a tensor, a mapping (passed on by name) or a tuple. An entry
+                that the student does not take is for the teachers that do, and the mask that is called so.
             labels: (batch,), or (batch, length) with `losses.IGNORE` where nothing is asked, aligned with the outputs
                 (for a causal language model, the *next* token at each position). None in stages that need none.
             step: optimiser steps done so far; micro-batches of an accumulated step share it.
             rows: of a recorded plan (`kdutils.recorded`), the numbers of the batch's samples in the data set.
+
+        Raises:
+            ValueError: for labels or rows that do not fit the stage, outputs that are probabilities, a target that is
+                not finite, a student that is in eval mode, frozen or was moved.
         """
         self._now = self.stage_at(step)
         if not self.student.training:

@@ -25,6 +25,7 @@ _OF_THE_HUB = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transf
                "pad_token_id", "bos_token_id", "eos_token_id"}  # fmt: skip  # what a model is called, or is set by use
 _CHANGING = {"add", "append", "appendleft", "clear", "extend", "insert", "pop", "popitem", "remove", "setdefault",
              "update"}  # fmt: skip
+_OF_A_MODULE = set(vars(nn.Module()))  # what torch's base class keeps
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
 
 
@@ -64,7 +65,8 @@ def described(thing: Any, above: tuple[Any, ...] = ()) -> str:
         return _function(thing)
     if type(thing).__repr__ is object.__repr__:  # which says where in memory it is: what it holds tells more
         held = sorted((vars(thing) if source.is_own(type(thing)) and hasattr(thing, "__dict__") else {}).items())
-        changed = _changed(f for base in type(thing).__mro__ for n, f in vars(base).items() if n != "__init__")
+        written = _changed(f for base in type(thing).__mro__ for n, f in vars(base).items() if n != "__init__")
+        changed = set.union(*written)
         return f"{name}({', '.join(f'{n}={told(value)}' for n, value in held if n not in changed and _seen(value))})"
     return getattr(thing, "__qualname__", None) or re.sub(r" at 0x[0-9a-fA-F]+", "", repr(thing))
 
@@ -127,28 +129,27 @@ def _steps(code: types.CodeType) -> Iterator[dis.Instruction]:
             yield from _steps(constant)
 
 
-def _changed(functions: Any) -> set[str]:
-    """The attributes that some functions set, or whose entries they change."""
-    found: set[str] = set()
+def _changed(functions: Any) -> tuple[set[str], set[str]]:
+    """The attributes that some functions set, and those of which they seem to change the entries."""
+    stored: set[str] = set()
+    touched: set[str] = set()
     for function in functions:
         steps = list(_steps(function.__code__)) if isinstance(function, types.FunctionType) else []
         for n, step in enumerate(steps):
             if step.opname == "STORE_ATTR":
-                found.add(step.argval)
+                stored.add(step.argval)
             elif step.opname in ("STORE_SUBSCR", "DELETE_SUBSCR"):
-                found |= {before.argval for before in steps[max(0, n - 8) : n] if before.opname == "LOAD_ATTR"}
+                touched |= {before.argval for before in steps[max(0, n - 8) : n] if before.opname == "LOAD_ATTR"}
             elif step.opname in ("LOAD_ATTR", "LOAD_METHOD") and n and steps[n - 1].opname == "LOAD_ATTR":
                 changes = step.argval in _CHANGING or step.argval.endswith("_")  # as torch names what works in place
-                found |= {steps[n - 1].argval} if changes else set()
-    return found
+                touched |= {steps[n - 1].argval} if changes else set()
+    return stored, touched
 
 
-def _own(module: nn.Module, above: tuple[Any, ...]) -> list[Any]:
-    """Of a network of the reader's own class: what a pass does, and what it was made with beside plain attributes."""
-    run = _reached(type(module), "forward")
-    made = _changed(_reached(type(module), "__init__")) - _changed(run) - _NOT_TOLD - vars(nn.Module()).keys()
-    held = [(n, value) for n, value in sorted(vars(module).items()) if n in made and (n[0] == "_" or not _plain(value))]
-    return [*map(_function, run), *((n, described(value, above)) for n, value in held if _seen(value))]
+def _kind(kind: type) -> tuple[list[str], set[str], set[str], set[str]]:
+    """Of a class of the reader's own: what a pass does, which attributes it sets and changes, and `__init__` sets."""
+    run = _reached(kind, "forward")
+    return [*map(_function, run)], *_changed(run), _changed(_reached(kind, "__init__"))[0]
 
 
 def _seen(value: Any) -> bool:
@@ -169,16 +170,24 @@ def fingerprint(network: nn.Module, above: tuple[Any, ...] = ()) -> str:
     name, shape, up to 256 entries, and the sum of all as whole numbers, which is the same on every device. Of classes
     of the reader's own also what `forward` does, and lists, tensors and networks that `__init__` keeps.
 
-    ValueError for one from torch.jit."""
+    ValueError for one from torch.jit or torch.export."""
     checks.readable(network)
-    digest, configs, above = hashlib.sha256(), {}, (*above, *network.modules())
+    digest, configs, kinds, above = hashlib.sha256(), {}, {}, (*above, *network.modules())
     for path, module in network.named_modules():
         code = getattr(type(module).forward, "__code__", None)  # what a pass sets is no part of what a network is
         passing = {line.argval for line in dis.get_instructions(code) if line.opname == "STORE_ATTR"} if code else set()
-        passing |= _changed(_reached(type(module), "forward"))
+        if type(module) not in kinds:
+            kinds[type(module)] = _kind(type(module))
+        run, stored, touched, made = kinds[type(module)]
+        passing |= stored
         told = [(name, described(value) if callable(value) else value) for name, value in sorted(vars(module).items())
                 if name[0] != "_" and name not in _NOT_TOLD | passing and _plain(value)]  # fmt: skip
-        told += _own(module, above)
+        names = sorted(made.intersection(vars(module)) - passing - _NOT_TOLD - _OF_A_MODULE)
+        more = [(n, vars(module)[n]) for n in names]
+        more = [
+            (n, value) for n, value in more if (n[0] == "_" if _plain(value) else n not in touched and _seen(value))
+        ]
+        told += [*run, *((n, described(value, above)) for n, value in more)]
         if checks.of_the_hub(config := getattr(module, "config", None)) and id(config) not in configs:
             configs[id(config)] = config
             kept = {name: value for name, value in config.to_dict().items() if name not in _OF_THE_HUB}

@@ -40,8 +40,9 @@ class CurriculumTrainer(Trainer):
         curriculum: a plan, as from `kdutils.curriculum`, or a recorded one (see `record`); its budget is the Trainer's
             number of optimiser steps.
         calibration: a batch without labels, the same in every process. None: the first rows of the training set.
-        mask: as in `Distiller`; "attention_mask" counts only where batches have such an entry. That of an
-            encoder-decoder is of its encoder: where outputs come without labels, say mask=None, and all count.
+        mask: as in `Distiller`; columns that it or a teacher needs stay. "attention_mask" counts only where batches
+            have such an entry. That of an encoder-decoder is of its encoder: where outputs come without labels, say
+            mask=None, and all count.
         units, vocabulary: as in `Distiller`. Its seed is `args.seed`.
         shift_labels: whether the label of a position is that of the next one. None: as in the student's own loss, tried
             on the first rows; where that does not tell, for `...ForCausalLM` and classes made from them.
