@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from kdutils import checks, fingerprints, reading, seeding
+from kdutils import checks, fingerprints, inside, reading, seeding
 from kdutils.signals import Bound, Signal
 
 _WITH_A_MODE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
@@ -34,7 +33,8 @@ class One:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
         self.device = first.device
         self.stage, self.paths, self.seen, self.rows = -1, {}, {}, None
-        self.mask, self.marks, self.unmarked, self.sharing = None, None, False, {}
+        self.mask, self.marks, self.unmarked, self.sharing, self.spare = None, None, False, {}, set()
+        self.looked = False  # at the entries of a mask, which waits for a GPU: once
 
     def spread(self, per_seed: Any) -> Any:
         return per_seed
@@ -43,11 +43,17 @@ class One:
     def shape_at(self, path: str, x: Any) -> torch.Size:
         training = checks.in_eval_mode(self.skeleton)
         try:
+            read = inside.given(self.skeleton, inside.first(x), self.spare)
             with checks.uncached(self.skeleton):
-                values = reading.outputs_at(self.skeleton, _first(x), (path, reading.OUTPUT))[path]
+                values = reading.outputs_at(self.skeleton, read, (path,))[path]
             if path == reading.OUTPUT and self.vocabulary and self.vocabulary > values.shape[-1]:
                 raise ValueError(f"the student's output has {values.shape[-1]} classes, vocabulary={self.vocabulary}")
             return self.cut(values, path).shape
+        except TypeError as error:
+            if not isinstance(read, tuple | list) or len(read) < 2:
+                raise
+            told = f"cannot read the calibration, a {type(read).__name__} of {len(read)}, as its arguments"
+            raise TypeError(f"{type(self.skeleton).__name__} {told}: give inputs without labels ({error})") from error
         finally:
             checks.restored(training)
 
@@ -58,7 +64,8 @@ class One:
     def teacher(self, network: nn.Module) -> nn.Module:
         if not isinstance(network, nn.Module):
             raise ValueError(f"a teacher must be a torch module, not a {type(network).__name__}")
-        checks.same_start(self.skeleton, network) if two_sided(self.skeleton) else None
+        checks.readable(network)
+        inside.same_start(self.skeleton, network) if two_sided(self.skeleton) else None
         own, theirs = ({id(module): name for name, module in net.named_modules()} for net in (self.skeleton, network))
         if id(network) in own or id(self.skeleton) in theirs:
             raise ValueError(
@@ -83,7 +90,10 @@ class One:
         """Note where outputs count, if they are read, that come without labels `y`: by the mask, if there is one."""
         wanted = y is None and self.mask is not None and reading.OUTPUT in reads
         self.unmarked = wanted and self.mask == ENCODER and two_sided(self.skeleton)
-        self.marks = _masked(self.mask, x) != 0 if wanted and not self.unmarked else None
+        self.marks = inside.masked(self.mask, x) if wanted and not self.unmarked else None
+        if self.marks is not None:
+            self.looked = self.looked or checks.marks(self.marks)
+            self.marks = self.marks != 0
 
     def marked(self) -> torch.Tensor | None:
         """The marks, where outputs have positions."""
@@ -119,7 +129,7 @@ class One:
         before = checks.in_eval_mode(teacher) if common or teacher.training else []
         try:
             with checks.uncached(teacher):
-                return reading.outputs_at(teacher, _first(x), paths, state)
+                return reading.outputs_at(teacher, inside.given(teacher, inside.first(x), self.spare), paths, state)
         finally:
             checks.restored([(module, mode) for module, mode in before if id(module) in common])
 
@@ -182,44 +192,14 @@ def _parts(bounds: list[Bound], kind: str) -> dict[str, Any]:
     return {f"{i}/{name}": value for i, bound in enumerate(bounds) for name, value in getattr(bound, kind).items()}
 
 
-def lead(x: Any) -> Any:
-    return reading.each(lambda t: t[None], x)
-
-
-def _first(x: Any) -> Any:
-    return reading.each(lambda t: t[0], x)
-
-
-def _inner(thing: Any) -> list[Any]:
-    """The values of a dataclass, and those in its tuples and lists."""
-    values = [getattr(thing, f.name) for f in fields(thing)] if is_dataclass(thing) else []
-    return [v for value in values for v in (value if isinstance(value, tuple | list) else (value,))]
-
-
-def holds(thing: Any, kind: type | tuple[type, ...]) -> bool:
-    pairs = thing if isinstance(thing, tuple | list) else _inner(thing)
-    return isinstance(thing, kind) or any(holds(part, kind) for part in pairs)
-
-
-def layers(thing: Any) -> list[Any]:
-    """The signals in a signal, or in some, that read a hidden layer of the student."""
-    inner = thing if isinstance(thing, tuple | list) else _inner(thing)
-    return [thing] if hasattr(thing, "student_layer") else [found for part in inner for found in layers(part)]
-
-
-def placed(thing: Any, positions: str) -> list[Any]:
-    """Those of the `layers` that are matched at these positions: "all", "asked" or "tokens"."""
-    return [layer for layer in layers(thing) if getattr(layer, "positions", "") == positions]
-
-
 def two_sided(network: nn.Module) -> bool:
     return bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
 
 
 def one_side(student: nn.Module, mask: Any, signals: Sequence[Signal]) -> None:
     """ValueError where an encoder's mask, or one of padding, would be taken for that of a decoder's positions."""
-    checks.entry(mask)
-    read = placed(signals, "all") if mask == ENCODER and two_sided(student) else []
+    inside.entry(mask)
+    read = inside.placed(signals, "all") if mask == ENCODER and two_sided(student) else []
     paths = [layer.student_layer.split(".") for layer in read]
     if {next((part for part in path if part in ("encoder", "decoder")), "") for path in paths} - {"encoder"}:
         advice = "say which count: mask=None for all, mask=a function of the batch, or `positions` of each"
@@ -237,7 +217,7 @@ def repeated(network: nn.Module, x: Any, paths: Sequence[str]) -> dict[str, int]
     try:
         hooks = [reading.module_at(network, p).register_forward_hook(partial(count, p)) for p in calls if p]
         with suppress(Exception), seeding.global_rng(0), torch.no_grad(), reading.as_written(network):
-            reading.outputs_at(network, _first(x))  # some can be read up to a layer alone
+            reading.outputs_at(network, inside.first(x))  # some can be read up to a layer alone
     finally:
         checks.restored(before)
         for hook in hooks:
@@ -267,34 +247,27 @@ def shifts(student: nn.Module, batch: Mapping[str, Any]) -> bool | None:
     return bool(shifted < plain) if min(shifted, plain) < 0.1 * max(shifted, plain) else None
 
 
-def known_units(units: Any, signals: Sequence[Signal]) -> None:
-    """ValueError where `units` names a layer that no signal reads."""
-    known = {layer.student_layer for layer in layers(list(signals))}
-    if isinstance(units, Mapping) and (lost := [path for path in units if path not in known]):
-        raise ValueError(f"units names {lost[0]!r}, which no stage reads of the student; they read {sorted(known)}")
+class Only:
+    """While a loss of the Distiller goes backward through a stage that moves only some, the others get no gradient."""
 
+    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+        self.prefixes: tuple[str, ...] = ()
+        self.known = {id(p) for p in named.values() if p.requires_grad}
+        for name, parameter in named.items():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(partial(self.drop, name))
 
-def filled(signal: Any, units: Any, mask: Any) -> Signal:
-    """A signal, also inside others, whose hidden layers take `units` and `mask` where they do not say themselves."""
-    if isinstance(signal, tuple | list):
-        return tuple(filled(part, units, mask) for part in signal)
-    if not is_dataclass(signal):
-        return signal
-    if hasattr(signal, "targets"):  # recorded
-        signal.targets.agree(units=units, mask=None if mask is None else fingerprints.described(mask))
-    changes = {f.name: filled(getattr(signal, f.name), units, mask) for f in fields(signal)}
-    if "student_layer" in changes:
-        given = units.get(signal.student_layer) if isinstance(units, Mapping) else units
-        changes["units"] = given if signal.units is None else signal.units
-        if mask is not None and signal.positions == "all":
-            changes["positions"] = partial(_masked, mask)
-    return replace(signal, **changes)
+    def drop(self, name: str, parameter: torch.Tensor) -> None:
+        if self.prefixes and not name.startswith(self.prefixes):
+            parameter.grad = None
 
+    def open(self, prefixes: tuple[str, ...], gradient: torch.Tensor) -> None:
+        self.prefixes = prefixes
+        torch.autograd.Variable._execution_engine.queue_callback(self.close)  # as DistributedDataParallel does
 
-def _masked(mask: str | Callable[[Any], torch.Tensor], x: Any) -> torch.Tensor:
-    batch = _first(x)
-    if callable(mask):
-        return lead(mask(batch))
-    if not isinstance(batch, Mapping) or mask not in batch:
-        raise ValueError(f"the batch has no entry {mask!r} to be the mask of positions")
-    return batch[mask][None]
+    def close(self) -> None:
+        self.prefixes = ()
+
+    def check(self, student: nn.Module) -> None:
+        if any(p.requires_grad and id(p) not in self.known for p in student.parameters()):
+            raise ValueError("a parameter of the student was unfrozen or replaced: build the Distiller after that")

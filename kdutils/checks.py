@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 import warnings
@@ -54,36 +55,113 @@ def one_of(name: str, value: Any, choices: Sequence[Any]) -> None:
 
 def nonfinite(target: Any) -> str | None:
     """Names the first sample of a target, as from `Bound.target`, with a number that is not finite where it counts."""
-    if isinstance(target, tuple):
+    if isinstance(target, tuple) and target:
         if not isinstance(target[-1], torch.Tensor) or target[-1].dtype != torch.bool:  # of several signals
             return next((found for part in target if (found := nonfinite(part))), None)
         target = only(*target)
+    if not isinstance(target, torch.Tensor) or target.dim() < 2 or not target.numel():  # of a signal of one's own
+        return None
     bad = (~target.isfinite()).reshape(*target.shape[:2], -1).any(2).nonzero()
     return f"sample {bad[0, 1]} of seed number {bad[0, 0]}" if len(bad) else None
 
 
-def not_probabilities(outputs: torch.Tensor) -> None:
-    """Refuse a teacher's outputs (..., classes) that its softmax has already been taken of."""
-    if outputs.shape[-1] > 1 and bool((outputs >= 0).all() and ((outputs.sum(-1) - 1).abs() < 1e-3).all()):
-        raise ValueError("the teacher's outputs are probabilities, which sum to 1: let it return logits")
+def not_probabilities(outputs: torch.Tensor, whose: str = "teacher") -> None:
+    """Refuse outputs (..., classes) that their softmax has already been taken of."""
+    if (
+        outputs.numel()
+        and outputs.shape[-1] > 1
+        and bool((outputs >= 0).all() and ((outputs.sum(-1) - 1).abs() < 1e-3).all())
+    ):
+        raise ValueError(f"the {whose}'s outputs are probabilities, which sum to 1: let it return logits")
 
 
 def labels(y: torch.Tensor, look: bool = True) -> None:
     """Refuse labels that are no classes; to `look` at the entries waits for a GPU."""
-    if y.is_floating_point():
-        raise ValueError(f"labels are whole numbers, the classes from 0 on, not {y.dtype}")
+    if not isinstance(y, torch.Tensor) or y.is_floating_point() or y.is_complex():
+        advice = "for regression or several labels write a signal of your own, and give a task a `score`"
+        raise ValueError(f"labels must be whole numbers, not {getattr(y, 'dtype', type(y).__name__)}: {advice}")
     if look and (wrong := y[(y < 0) & (y.long() != IGNORE)]).numel():
         raise ValueError(f"labels are classes from 0 on, and {IGNORE} where nothing is asked, not {wrong[0].item()}")
 
 
-def shifted(batch: Any, labels: Any) -> None:
-    """Warn of labels that were not shifted, as models of transformers do inside."""
-    ids = batch.get("input_ids") if isinstance(batch, Mapping) else batch
-    if not (isinstance(ids, torch.Tensor) and isinstance(labels, torch.Tensor) and ids.dim() == 2):
+def fitting(outputs: Sequence[int], y: Any, needed: bool) -> None:
+    """Refuse labels (batch, ...) that are no classes of outputs (batch, ..., classes); of some of these `needed`."""
+    if y is None or not (needed or isinstance(y, torch.Tensor)):
         return
-    if ids.shape == labels.shape and bool((labels == ids)[labels != IGNORE].all()):
-        advice = "a causal language model needs the next token at each position, -100 at the last"
-        warnings.warn(f"the labels are the inputs themselves: {advice}", stacklevel=3)
+    labels(y, look=False)
+    one, own, found = f"outputs (batch, ..., classes) of {tuple(outputs)}", tuple(outputs)[1:], tuple(y.shape)[1:]
+    if found == own:
+        advice = "several labels or one logit a position need a signal of your own"
+        raise ValueError(f"{one} are compared by their softmax, and labels of that very shape are no classes: {advice}")
+    if found != own[:-1] and (needed or len(own) > 1):
+        more = (
+            ": let `forward` return its classes last, outputs.movedim(1, -1)"
+            if found == own[1:] or len(own) > 2
+            else ""
+        )
+        wanted = f"labels of {(outputs[0], *own[:-1])}, {IGNORE} where nothing is asked"
+        raise ValueError(f"{one} need {wanted}; the task's are {(outputs[0], *found)}{more}")
+
+
+def classes_last(x: Any, outputs: Sequence[int]) -> None:
+    """Refuse outputs (batch, a, b) without labels where b, and not a, is the length of inputs (seeds, batch, ...)."""
+    x = x.get("input_ids") if isinstance(x, Mapping) else x
+    if not isinstance(x, torch.Tensor) or len(outputs) != 3 or x.dim() != (4 if x.is_floating_point() else 3):
+        return
+    if outputs[2] == x.shape[2] != outputs[1]:
+        raise ValueError(
+            f"outputs of {tuple(outputs)} seem to have their positions last, where classes belong: let `forward` "
+            "return outputs.movedim(1, -1), or give labels (calibration_labels), which tell where classes are"
+        )
+
+
+def marks(mask: torch.Tensor) -> bool:
+    """Refuse a mask of numbers other than 0 and 1, such as those that are added to attention; True."""
+    if isinstance(mask, torch.Tensor) and mask.is_floating_point() and len(wrong := mask[(mask != 0) & (mask != 1)]):
+        advice = "give True and False, or 1 and 0 (of one that is added to attention: mask == 0)"
+        raise ValueError(f"a mask of positions says which count, and {wrong[0].item():g} does not: {advice}")
+    return True
+
+
+def pairs(name: str, values: Any) -> list[tuple[str, str]]:
+    """Pairs of paths, at least one."""
+    found = [] if isinstance(values, str | Mapping) or not hasattr(values, "__iter__") else list(values)
+    if not found or any(not isinstance(pair, tuple | list) or [type(p) for p in pair] != [str, str] for pair in found):
+        wanted = "pairs of the teacher's and the student's path, at least one, such as [('act', 'act')]"
+        raise ValueError(f"{name} must be {wanted}, not {found or values!r}")
+    return [(one, two) for one, two in found]
+
+
+def some(name: str, values: Any) -> Any:
+    """The values, at least one."""
+    if not len(values):
+        raise ValueError(
+            f"{name} are empty, and nothing would come before the final teacher: that is one_shot(teacher)"
+        )
+    return values
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy, also of a module that keeps a computed tensor, as the older weight_norm does."""
+    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    dead = torch._C._functorch.is_batchedtensor  # of a vmap that is over: nobody can read its numbers any more
+    memo = {id(v): torch.zeros(v.shape) if dead(v) else v.detach().clone() for v in kept if dead(v) or not v.is_leaf}
+    return copy.deepcopy(model, memo)
+
+
+def moments(sample: torch.Tensor, weights: torch.Tensor | None, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of every unit of a sample (seeds, n, units), and one root mean square around them a seed.
+
+    ValueError, with the sample's `name`, where no unit varies by more than rounding.
+    """
+    w = torch.ones_like(sample[..., :1]) if weights is None else weights.to(sample.dtype)[..., None]
+    w, sample = w / w.sum(1, keepdim=True).clamp_min(1), only(sample, weights)
+    centre = (sample * w).sum(1, keepdim=True)
+    size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt()
+    rounding = 16 * torch.finfo(size.dtype).eps * centre.square().mean(2, keepdim=True).sqrt()
+    if (size <= rounding).any():
+        raise ValueError(f"{name} is the same for the whole calibration sample: there is nothing in it to match")
+    return centre, size.clamp_min(1e-12)
 
 
 def held(whole: tuple | list, parts: list) -> Any:
@@ -95,10 +173,12 @@ def held(whole: tuple | list, parts: list) -> Any:
     return type(whole)(*parts) if hasattr(whole, "_fields") else tuple(parts)
 
 
-def classifies(network: nn.Module) -> None:
-    """Refuse a model of transformers whose outputs are not meant for a softmax."""
-    kind = getattr(getattr(network, "config", None), "problem_type", None)
-    if kind in ("multi_label_classification", "regression"):
+def classifies(*networks: nn.Module | None) -> None:
+    """Refuse models of transformers whose outputs are not meant for a softmax."""
+    for network in networks:
+        kind = getattr(getattr(network, "config", None), "problem_type", None)
+        if kind not in ("multi_label_classification", "regression"):
+            continue
         raise ValueError(
             f"outputs are compared by their softmax, and {type(network).__name__} is for {kind} (problem_type of its "
             "config): match them by a signal of your own"
@@ -191,27 +271,14 @@ def uncached(network: nn.Module) -> Iterator[None]:
             config.use_cache = True
 
 
-def entry(name: Any) -> None:
-    """Refuse the name of a mask that says where not to look, as torch's own layers take it."""
-    if isinstance(name, str) and name.endswith("key_padding_mask"):
-        advice = f"say mask=lambda batch: ~batch[{name!r}]"
-        raise ValueError(f"a {name} is True where there is padding, and a mask where positions count: {advice}")
-
-
-def same_start(student: nn.Module, teacher: nn.Module) -> None:
-    """Warn where encoder-decoders of transformers begin what they write with other tokens."""
-    own, theirs = (getattr(getattr(n, "config", None), "decoder_start_token_id", None) for n in (student, teacher))
-    if None not in (own, theirs) and own != theirs:
-        told = f"what the student writes begins with token {own}, what the teacher writes with {theirs}"
-        warnings.warn(f"{told}: both are given the same decoder_input_ids", stacklevel=3)
-
-
-def routed(network: nn.Module) -> None:
-    """Warn of a mixture of experts whose own loss has a part that labels do not tell."""
-    config = getattr(network, "config", None)
-    if getattr(config, "output_router_logits", False) is True and getattr(config, "router_aux_loss_coef", 0):
-        told = f"the own loss of {type(network).__name__} balances its experts (router_aux_loss_coef)"
-        warnings.warn(f"{told}, and a curriculum's does not: add it in your own loop", stacklevel=3)
+def readable(network: nn.Module) -> None:
+    """Refuse a network whose layers and attributes nobody sees any more."""
+    exported = any(base.__module__.startswith("torch.export") for base in type(network).__mro__)
+    if exported or any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        maker = "torch.export" if exported else "torch.jit"
+        raise ValueError(
+            f"{type(network).__name__} is from {maker}, which hides what a network is: give the module it was made of"
+        )
 
 
 def in_eval_mode(network: nn.Module) -> list[tuple[nn.Module, bool]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from kdutils.checks import pairs, some
 from kdutils.projections import Projection, gaussian
 from kdutils.signals import Hidden, Labels, Output, Regressed, Signal, WeightedSum
 
@@ -51,11 +52,15 @@ class Curriculum:
                 raise ValueError(f"stage {number} of {self.name!r} has {steps} steps; it needs at least one whole")
 
     def lengths(self, total: int) -> list[int]:
-        """Steps of each stage of a budget; ValueError when they do not fit, or leave nothing for an open last one."""
+        """Steps of each stage of a budget; ValueError unless they fill it, and leave some for an open last one."""
         *first, last = [stage.steps for stage in self.stages]
         lengths = [*first, total - sum(first) if last is None else last]
         if lengths[-1] < 1 or sum(lengths) > total:
             raise ValueError(f"{self.name!r} needs at least {sum(first) + (last or 1)} steps; the budget is {total}")
+        if (steps := sum(lengths)) < total:
+            raise ValueError(
+                f"{self.name!r} ends after {steps} of {total} steps: leave its last stage open (steps=None)"
+            )
         return lengths
 
     def __str__(self) -> str:
@@ -78,7 +83,7 @@ def one_shot(teacher: nn.Module, teacher_temperature: float = 1.0, name: str = "
 def progressive(checkpoints: Mapping[str, nn.Module], teacher: nn.Module, steps: int,
                 name: str = "progressive") -> Curriculum:  # fmt: skip
     """The output of each checkpoint, by name, for `steps` steps, then the final teacher's (Panigrahi et al., 2025)."""
-    early = (Stage(Output(network, name=label), steps) for label, network in checkpoints.items())
+    early = (Stage(Output(network, name=label), steps) for label, network in some("checkpoints", checkpoints).items())
     return Curriculum(name, (*early, Stage(Output(teacher))))
 
 
@@ -95,7 +100,7 @@ def extracted(teacher: nn.Module, layers: Sequence[tuple[str, str]] = (("act", "
         fields: others of `Hidden`, such as `positions`, `normalise`, `units` or `padding`.
     """
     source, label = (teacher, "final teacher") if hidden_teacher is None else (hidden_teacher, "another network")
-    hidden = (Stage(Hidden(source, t, s, projection, name=label, **fields), steps) for t, s in layers)
+    hidden = (Stage(Hidden(source, t, s, projection, name=label, **fields), steps) for t, s in pairs("layers", layers))
     return Curriculum(name, (*hidden, Stage(Output(teacher))))
 
 
@@ -119,12 +124,14 @@ def fitnets(teacher: nn.Module, layer: str = "act", student_layer: str = "act", 
 def annealed(teacher: nn.Module, temperatures: Sequence[float], steps: int,
              name: str = "annealed temperature") -> Curriculum:  # fmt: skip
     """Outputs at falling temperatures, then at 1: as Annealing-KD (Jafari et al., 2021), but for its squared loss."""
-    return Curriculum(name, (*(Stage(Output(teacher, t, t), steps) for t in temperatures), Stage(Output(teacher))))
+    hot = (Stage(Output(teacher, t, t), steps) for t in some("temperatures", temperatures))
+    return Curriculum(name, (*hot, Stage(Output(teacher))))
 
 
 def interpolated(teacher: nn.Module, shares: Sequence[float], steps: int, name: str = "TAID") -> Curriculum:
     """TAID (Shing et al., 2025) by a fixed schedule: each share of the teacher for `steps`, then the teacher alone."""
-    return Curriculum(name, (*(Stage(Output(teacher, share=s), steps) for s in shares), Stage(Output(teacher))))
+    mixed = (Stage(Output(teacher, share=s), steps) for s in some("shares", shares))
+    return Curriculum(name, (*mixed, Stage(Output(teacher))))
 
 
 def joint(teacher: nn.Module, weight: float, layer: str = "act", student_layer: str = "act",

@@ -5,6 +5,7 @@ The signals are those of `kdutils.signals`, bound to the reader's own live netwo
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,11 +17,12 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from kdutils import binding, checks, fingerprints, reading
+from kdutils import binding, checks, fingerprints, inside, reading, recorded, seeding
 from kdutils.curriculum import Curriculum
 from kdutils.signals import Bound, Labels, Output
 
-PATIENCE = 20  # steps after which a map that nothing moves is not in the optimiser
+PATIENCE = 20  # steps after which a map that nothing moves is not in the optimiser, and between looks at a GPU's loss
+_CLASSES = (Labels, Output, recorded.RecordedOutput)  # signals that compare outputs by their softmax
 
 
 class Distiller(nn.Module):
@@ -50,7 +52,8 @@ class Distiller(nn.Module):
         starts: the first step of every stage.
 
     Raises:
-        ValueError: when plan, student and calibration do not fit together.
+        ValueError: when plan, student and calibration do not fit together, or the plan ends before `total`.
+        TypeError: for a calibration that the student cannot read.
 
     >>> from kdutils import curriculum
     >>> student, teacher = (nn.Sequential(nn.Linear(4, width), nn.Linear(width, 2)) for width in (3, 8))
@@ -86,20 +89,21 @@ class Distiller(nn.Module):
         self.student, self.plan = student, plan
         self.starts, self.total = [0, *accumulate(lengths)][:-1], sum(lengths)
         signals = [stage.signal for stage in plan.stages]
-        binding.known_units(units, signals)
+        inside.known(units, signals, calibration_labels)
         binding.one_side(student, mask, signals)
-        if binding.holds(signals, (Labels, Output)):
-            checks.classifies(student)
-        checks.routed(student)
-        self._stages = [replace(s, signal=binding.filled(s.signal, units, mask)) for s in plan.stages]
+        inside.routed(student)
+        self._stages = [replace(s, signal=inside.filled(s.signal, units, mask)) for s in plan.stages]
         self._one = binding.One(student, seed, vocabulary and checks.count("vocabulary", vocabulary))
-        self._one.mask = mask
-        x, y = (binding.lead(part) for part in (calibration, calibration_labels))
+        self._one.mask, self._one.spare = mask, inside.spare(student, signals, mask)
+        x, y = (inside.lead(part) for part in (calibration, calibration_labels))
         self._bounds: list[Bound] = [stage.signal.bind(self._one, x, y) for stage in self._stages]
         self._tell_of_calls(x)
         self._one.enter()
-        self._labels = [binding.holds(stage.signal, Labels) for stage in self._stages]
-        self._asks = [bool(binding.placed(stage.signal, "asked")) for stage in self._stages]
+        self._built = dict(total=total, calibration=calibration, calibration_labels=calibration_labels, units=units,
+                           mask=mask, vocabulary=vocabulary, seed=seed)  # fmt: skip
+        self._labels = [inside.holds(stage.signal, Labels) for stage in self._stages]
+        self._classes = [inside.holds(stage.signal, _CLASSES) for stage in self._stages]
+        self._asks = [bool(inside.placed(stage.signal, "asked")) for stage in self._stages]
         matched = [f"{fingerprints.described(s.signal)}{s.only or ''}" for s in plan.stages]
         for number, (one, two) in enumerate(pairwise(matched), 1):
             names = {getattr(stage.signal, "name", "") for stage in plan.stages[number - 1 : number + 1]}
@@ -115,6 +119,15 @@ class Distiller(nn.Module):
         self._ddp_params_and_buffers_to_ignore = [
             f"drawn.{name}" for name, _ in self.drawn.named_buffers()
         ]  # see _agree
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Distiller:
+        """A Distiller of a copy of the student, with the same plan and teachers; its losses hold what is its own."""
+        with warnings.catch_warnings(), seeding.global_rng(0):
+            warnings.simplefilter("ignore")  # it was told when this one was built
+            copied = memo[id(self)] = type(self)(copy.deepcopy(self.student, memo), self.plan, **self._built)
+        copied.drawn.text, copied.training = self.drawn.text, self.training
+        copied.drawn.load_state_dict(self.drawn.state_dict())
+        return copied
 
     def stage_at(self, step: int) -> int:
         """Which stage a step lies in, both counted from 0; ValueError for a step that the curriculum does not have."""
@@ -133,11 +146,16 @@ class Distiller(nn.Module):
         """The loss (a scalar) of one batch.
 
         Args:
-            batch: what the student and its teachers read: a tensor, a mapping (passed on by name) or a tuple.
+            batch: what the student and its teachers read: a tensor, a mapping (passed on by name) or a tuple. An entry
+                that the student does not take is for the teachers that do, and the mask that is called so.
             labels: (batch,), or (batch, length) with `losses.IGNORE` where nothing is asked, aligned with the outputs
                 (for a causal language model, the *next* token at each position). None in stages that need none.
             step: optimiser steps done so far; micro-batches of an accumulated step share it.
             rows: of a recorded plan (`kdutils.recorded`), the numbers of the batch's samples in the data set.
+
+        Raises:
+            ValueError: for labels or rows that do not fit the stage, outputs that are probabilities, a target that is
+                not finite, a student that is in eval mode, frozen or was moved.
         """
         self._now = self.stage_at(step)
         if not self.student.training:
@@ -148,17 +166,17 @@ class Distiller(nn.Module):
         if labels is None and self._asks[self._now]:
             raise ValueError(f"stage {self._now + 1} matches a layer where labels ask: give labels")
         self._check_place()
-        if first := not self._agreed:
+        bound, first = self._bounds[self._now], self._now not in self._moves  # the first batch of a stage
+        if not self._agreed:
             self._agree()
-            if any(self._labels):
-                checks.shifted(batch, labels)
-        bound = self._bounds[self._now]
+        if first and reading.OUTPUT in bound.reads:
+            inside.shifted(batch, labels, self._labels[self._now])
         self._one.enter(self._now)
         self._one.rows = rows
-        inside = batch.get("labels") if isinstance(batch, Mapping) and labels is None else None
-        if inside is not None and reading.OUTPUT in bound.reads:
+        within = batch.get("labels") if isinstance(batch, Mapping) and labels is None else None
+        if within is not None and reading.OUTPUT in bound.reads:
             raise ValueError("the batch holds labels: give them beside it (an encoder-decoder its decoder_input_ids)")
-        x, y = binding.lead(batch), binding.lead(labels)
+        x, y = inside.lead(batch), inside.lead(labels)
         self._one.mark(x, y, bound.reads)
         if self._only:  # a backward pass that an error ended
             self._only.close()
@@ -168,12 +186,13 @@ class Distiller(nn.Module):
         self._one.enter()  # what teachers said is not held while the student runs
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
         with checks.uncached(self.student):
-            values = reading.outputs_at(self.student, batch, reads)
+            values = reading.outputs_at(self.student, inside.given(self.student, batch, self._one.spare), reads)
         marks = self._one.marks
         said = (labels, "labels") if marks is None else (marks[0], "a mask")
         self._check_labels(values.get(reading.OUTPUT), *said, first)
         self._check_gradient(values, bound)
         loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
+        self._check_finite(loss, target, first or step % PATIENCE == 0)
         self._check_moves(bound, int(step))
         self.drawn.step.fill_(int(step))
         loss = loss.squeeze(0)
@@ -183,31 +202,43 @@ class Distiller(nn.Module):
         return loss
 
     def _check_labels(self, outputs: torch.Tensor | None, labels: Any, what: str, first: bool) -> None:
-        if outputs is None or not (self._labels[self._now] or outputs.dim() > 2):
+        if outputs is None:
+            return
+        if self._classes[self._now]:
+            checks.not_probabilities(outputs, "student") if first else None
+            checks.fitting(outputs.shape, labels if what == "labels" else None, False)
+        if not (self._labels[self._now] or outputs.dim() > 2):
             return
         if outputs.dim() > 2:
             self._one.marked()
         if isinstance(labels, torch.Tensor) and outputs.shape[:-1] != labels.shape:
             needed = f"outputs {tuple(outputs.shape)} need {what} {tuple(outputs.shape[:-1])}"
             raise ValueError(f"{needed}, not {tuple(labels.shape)}")
-        if what == "labels" and labels is not None and binding.holds(self._stages[self._now].signal, (Labels, Output)):
+        if what == "labels" and labels is not None and self._classes[self._now]:
             checks.labels(labels, first or labels.device.type == "cpu")
 
     def _check_gradient(self, values: dict[str, torch.Tensor], bound: Bound) -> None:
         signal = self._stages[self._now].signal
-        own = {layer.student_layer for layer in binding.layers(signal)}
-        own |= {reading.OUTPUT} if binding.holds(signal, (Labels, Output)) else set()
+        own = {layer.student_layer for layer in inside.layers(signal)}
+        own |= {reading.OUTPUT} if self._classes[self._now] else set()
         lost = [path for path in bound.reads if not values[path].requires_grad]
         if torch.is_grad_enabled() and (own.intersection(lost) or len(lost) == len(bound.reads)):
             cause = "all that leads to it is frozen or detached, or checkpointed with use_reentrant=True"
             raise ValueError(f"no gradient comes from {lost[0] or 'the output'!r} of the student: {cause}")
+
+    def _check_finite(self, loss: torch.Tensor, target: Any, look: bool) -> None:
+        """ValueError where it is the target that is no number; to look waits for a GPU."""
+        if (look or loss.device.type == "cpu") and not loss.isfinite().all() and (bad := checks.nonfinite(target)):
+            advice = "look at its inputs, and whether the teacher overflows in half precision"
+            raise ValueError(f"stage {self._now + 1}: the target is not finite at {bad} of the batch: {advice}")
 
     def _check_place(self) -> None:
         if (where := next(self.student.parameters()).device) != self._one.device:
             raise ValueError(f"the student has moved from {self._one.device} to {where}: build the Distiller then")
         if not self.drawn.intact(self._bounds):
             advice = "build it anew from its parts (and leave `distiller.drawn` out of a sharding)"
-            raise ValueError(f"the Distiller was copied, cast or sharded after it was built: {advice}")
+            cause = "(by an evaluation in half precision before the training, as with bf16_full_eval?)"
+            raise ValueError(f"the Distiller was copied, cast or sharded after it was built {cause}: {advice}")
 
     def _agree(self) -> None:
         """Look once at what surrounds this process: it needs the same plan and the same targets as the others."""
@@ -242,13 +273,13 @@ class Distiller(nn.Module):
 
     def _tell_of_calls(self, x: Any) -> None:
         found: dict[int, tuple[nn.Module, set[str]]] = {}
-        for layer in binding.layers([stage.signal for stage in self._stages]):
+        for layer in inside.layers([stage.signal for stage in self._stages]):
             sides = (self.student, layer.student_layer), (getattr(layer, "teacher", None), getattr(layer, "layer", ""))
             for network, path in sides:
                 if network is not None and path:
                     found.setdefault(id(network), (network, set()))[1].add(path)
         for network, paths in found.values():
-            few = reading.each(lambda t: t[:, [0, -1]], x)
+            few = inside.given(network, reading.two(x), self._one.spare)
             for path, calls in binding.repeated(network, few, sorted(paths)).items():
                 told = f"{path!r} of {type(network).__name__} is called {calls} times in a pass"
                 warnings.warn(f"{told}: what it returns first is read", stacklevel=4)
@@ -259,30 +290,4 @@ class Distiller(nn.Module):
         for stage in self._stages:
             if stage.only and not any(name.startswith(stage.only) for name in named):
                 raise ValueError(f"the student has no parameter whose name starts with one of {stage.only}")
-        self._only = _Only(named) if any(stage.only for stage in self._stages) else None
-
-
-class _Only:
-    """While a loss of the Distiller goes backward through a stage that moves only some, the others get no gradient."""
-
-    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
-        self.prefixes: tuple[str, ...] = ()
-        self.known = {id(p) for p in named.values() if p.requires_grad}
-        for name, parameter in named.items():
-            if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(partial(self.drop, name))
-
-    def drop(self, name: str, parameter: torch.Tensor) -> None:
-        if self.prefixes and not name.startswith(self.prefixes):
-            parameter.grad = None
-
-    def open(self, prefixes: tuple[str, ...], gradient: torch.Tensor) -> None:
-        self.prefixes = prefixes
-        torch.autograd.Variable._execution_engine.queue_callback(self.close)  # as DistributedDataParallel does
-
-    def close(self) -> None:
-        self.prefixes = ()
-
-    def check(self, student: nn.Module) -> None:
-        if any(p.requires_grad and id(p) not in self.known for p in student.parameters()):
-            raise ValueError("a parameter of the student was unfrozen or replaced: build the Distiller after that")
+        self._only = binding.Only(named) if any(stage.only for stage in self._stages) else None

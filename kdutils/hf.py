@@ -15,16 +15,16 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-from kdutils import binding, recorded, seeding
+from kdutils import binding, hosted, inside, recorded, seeding
 from kdutils.curriculum import Curriculum
-from kdutils.distiller import Distiller
+from kdutils.hosted import ROW
 from kdutils.losses import IGNORE
+from kdutils.signals import Labels, Output
 
 FILE = "curriculum.safetensors"  # in a checkpoint, beside the student: what was drawn, the step, learned regressors
-ROW = "row"  # the entry of a batch that holds the numbers of its rows in the training set, for recorded plans
 CALIBRATION = 64  # rows of the training set that fix the scale of hidden targets, unless others are given
 
 
@@ -40,8 +40,9 @@ class CurriculumTrainer(Trainer):
         curriculum: a plan, as from `kdutils.curriculum`, or a recorded one (see `record`); its budget is the Trainer's
             number of optimiser steps.
         calibration: a batch without labels, the same in every process. None: the first rows of the training set.
-        mask: as in `Distiller`; "attention_mask" counts only where batches have such an entry. That of an
-            encoder-decoder is of its encoder: where outputs come without labels, say mask=None, and all count.
+        mask: as in `Distiller`; columns that it or a teacher needs stay. "attention_mask" counts only where batches
+            have such an entry. That of an encoder-decoder is of its encoder: where outputs come without labels, say
+            mask=None, and all count.
         units, vocabulary: as in `Distiller`. Its seed is `args.seed`.
         shift_labels: whether the label of a position is that of the next one. None: as in the student's own loss, tried
             on the first rows; where that does not tell, for `...ForCausalLM` and classes made from them.
@@ -51,9 +52,9 @@ class CurriculumTrainer(Trainer):
         distiller: the `Distiller` around the student.
 
     Raises:
-        ValueError: for what a Distiller refuses; several GPUs in one process; label smoothing, `compute_loss_func` or
-            `model_init`, which would be left out without a word; `auto_find_batch_size`, which changes the number of
-            steps; rows that can be read only once; a checkpoint of another plan or another trainer.
+        ValueError: for what a Distiller refuses; several GPUs in one process; label smoothing, `torch_compile`,
+            `compute_loss_func` or `model_init`, which would be left out without a word; `auto_find_batch_size`, which
+            changes the number of steps; rows that can be read only once; a checkpoint of another plan or another one.
     """
 
     loss_is_scaled_for_ga = False
@@ -72,26 +73,20 @@ class CurriculumTrainer(Trainer):
         fresh_moments: bool = True,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise ValueError(f"model must be the student, a torch module, not {type(model).__name__}")
-        if hasattr(model, "_orig_mod"):
-            raise ValueError("torch.compile(model) hides its class: give the model itself, after model.compile()")
-        if unused := [name for name in ("compute_loss_func", "model_init") if kwargs.get(name) is not None]:
-            raise ValueError(f"{unused[0]} has no meaning here: the curriculum says what the loss is")
-        if wrong := [name for name in ("label_smoothing_factor", "auto_find_batch_size") if getattr(args, name, None)]:
-            raise ValueError(
-                f"{wrong[0]} has no meaning here: a curriculum says what the loss is, and counts its steps"
-            )
-        if args.n_gpu > 1:
-            raise ValueError("several GPUs need a process each: start the program with torchrun or accelerate launch")
+        hosted.suited(model, args, kwargs)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = True  # a hidden stage leaves the head out
         super().__init__(model, args, **kwargs)
-        self._takes_labels = bool(self.label_names)
-        self.label_names = self.label_names or ["labels"]  # of a student whose forward takes none, too
-        self._set_signature_columns_if_needed()  # by the student's own forward
-        self.model_accepts_loss_kwargs = False
         inner = self.accelerator.unwrap_model(model)
+        named, others = inside.taken(inner)
+        self._takes_labels = bool(self.label_names) and (others or not named.isdisjoint(self.label_names))
+        self.label_names = self.label_names or ["labels"]  # of a student whose forward takes none, too
+        signals = [stage.signal for stage in curriculum.stages]
+        self._set_signature_columns_if_needed()  # by the student's own forward
+        self._signature_columns = [*dict.fromkeys([*self._signature_columns, *sorted(inside.wanted(signals, mask))])]
+        self._asks = bool(inside.placed(signals, "asked")) or not all(inside.layers(signal) for signal in signals)
+        self._asks = self._asks or inside.holds(signals, (Labels, Output, recorded.RecordedOutput))
+        self.model_accepts_loss_kwargs = False
         self.two_sided = binding.two_sided(inner)
         causal = any(kind.__name__ in CAUSAL.values() for kind in type(inner).__mro__)
         self.shift_labels = causal and not self.two_sided if shift_labels is None else shift_labels
@@ -99,31 +94,27 @@ class CurriculumTrainer(Trainer):
             own = binding.shifts(inner, self._prepare_input(self._first_rows(4)))
             self.shift_labels = self.shift_labels if own is None else own
         batch, labels = self._asked(self._first_rows()) if calibration is None else (calibration, None)
-        signals = [stage.signal for stage in curriculum.stages]
         whole = isinstance(labels, torch.Tensor) and not labels.is_floating_point()
-        by_position = whole and labels.dim() == 2  # then they tell where classes are
-        self._by_mask = bool(binding.placed(signals, "all"))
-        if not by_position and not binding.placed(signals, "asked"):
+        by_position = whole and labels.dim() > 1  # then they tell where classes are
+        self._by_mask = bool(inside.placed(signals, "all"))
+        if not by_position and not inside.placed(signals, "asked"):
             labels = None
         batch, labels = self._prepare_input(batch), self._prepare_input(labels)
         self._unmasked = mask == binding.ENCODER and not (isinstance(batch, Mapping) and mask in batch)
         mask = None if self._unmasked else mask
         self._settings = {"calibration": batch, "mask": mask, "units": units, "vocabulary": vocabulary,
                           "seed": args.seed, "calibration_labels": labels}  # fmt: skip
-        if any(binding.holds(s.signal, recorded.RECORDED) for s in curriculum.stages):
+        if any(inside.holds(s.signal, recorded.RECORDED) for s in curriculum.stages):
             self._number_rows()
-        self.distiller = self.model = self.model_wrapped = _Hosted(
+        self.distiller = self.model = self.model_wrapped = hosted.Hosted(
             self.model, curriculum, total=self._steps(), **self._settings
         )
-        if (total := self.distiller.total) < (steps := self._steps()):
-            raise ValueError(
-                f"the curriculum ends after {total} of {steps} steps: leave its last stage open (steps=None)"
-            )
         held = {id(p) for group in getattr(self.optimizer, "param_groups", ()) for p in group["params"]}
         if self.optimizer is not None and any(id(p) not in held for p in self.distiller.drawn.parameters()):
             raise ValueError("the plan learns a map of its own, which the given optimizer does not hold: leave it out")
         if fresh_moments:
-            self.add_callback(_FreshMoments(self.distiller.starts[1:]))
+            self.add_callback(hosted.FreshMoments(self.distiller.starts[1:]))
+        self.add_callback(hosted.Ended(self.distiller.starts))
 
     def _steps(self) -> int:
         if self.args.max_steps > 0:
@@ -166,7 +157,7 @@ class CurriculumTrainer(Trainer):
         """Let every batch say which rows it has: their targets are looked up by number."""
         if not hasattr(self.train_dataset, "__getitem__"):
             raise ValueError("a recorded plan needs a train_dataset whose rows have numbers, not an iterable one")
-        self.train_dataset, collate = _Numbered(self.train_dataset), self.data_collator
+        self.train_dataset, collate = hosted.Numbered(self.train_dataset), self.data_collator
         self._signature_columns = [*self._signature_columns, ROW]
 
         def numbered(rows: list[Any]) -> dict[str, Any]:
@@ -194,9 +185,9 @@ class CurriculumTrainer(Trainer):
         """A batch without its labels, and these, aligned with the outputs; a decoder's inputs come from them."""
         batch = dict(batch)
         found = [batch.pop(name) for name in self.label_names if name in batch]
-        if len(found) > 1:
+        if len(found) > 1 and self._asks:
             raise ValueError(f"a curriculum knows one kind of labels, not {self.label_names}")
-        labels = found[0] if found else None
+        labels = found[0] if len(found) == 1 else None
         if self.two_sided and not any(name.startswith("decoder_input") for name in batch):
             inner = self.accelerator.unwrap_model(self.model)
             make = getattr(inner, "prepare_decoder_input_ids_from_labels", None)
@@ -215,7 +206,9 @@ class CurriculumTrainer(Trainer):
         names, self.label_names = self.label_names, []
         try:
             kept = {name: value for name, value in inputs.items() if name not in names}
-            return super().prediction_step(model, kept, *args, **kwargs)
+            loss, outputs, _ = super().prediction_step(model, kept, *args, **kwargs)
+            labels = [self._prepare_input(inputs[name]) for name in names if name in inputs]
+            return loss, outputs, None if outputs is None or not labels else labels[0] if len(labels) == 1 else labels
         finally:
             self.label_names = names
 
@@ -259,40 +252,3 @@ class CurriculumTrainer(Trainer):
             return super()._load_best_model()
         with self._as_student():
             super()._load_best_model()
-
-
-class _Numbered(torch.utils.data.Dataset):
-    """Rows that know their numbers."""
-
-    def __init__(self, rows: Any) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return {**self.rows[row], ROW: int(row)}
-
-
-class _FreshMoments(TrainerCallback):
-    """The optimiser forgets its state before the first step of every later stage."""
-
-    def __init__(self, starts: list[int]) -> None:
-        self.starts = starts
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
-        if state.global_step in self.starts:
-            getattr(optimizer, "optimizer", optimizer).state.clear()
-
-
-class _Hosted(Distiller):
-    """A Distiller that a Trainer takes for its student: it has the student's attributes, and evaluates it."""
-
-    def forward(self, *args: Any, distilled: tuple | None = None, **inputs: Any) -> Any:
-        return self.student(*args, **inputs) if distilled is None else super().forward(*distilled)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("student"), name)

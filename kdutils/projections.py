@@ -24,14 +24,14 @@ def _at_most(hidden: torch.Tensor, width: int, what: str) -> int:
 
 def gaussian(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
     """Independent N(0, 1/teacher_width) entries."""
-    draw = torch.randn(width, hidden.shape[-1], generator=generator, device=hidden.device)
+    draw = hidden.new_empty(width, hidden.shape[-1]).normal_(generator=generator)
     return draw / hidden.shape[-1] ** 0.5
 
 
 def rademacher(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
     """Independent signs over sqrt(teacher_width)."""
     shape = (width, hidden.shape[-1])
-    bits = torch.empty(shape, device=hidden.device).random_(0, 2, generator=generator)
+    bits = hidden.new_empty(shape).random_(0, 2, generator=generator)
     return (2 * bits - 1) / shape[1] ** 0.5
 
 
@@ -42,7 +42,7 @@ def sparse(hidden: torch.Tensor, width: int, generator: torch.Generator, s: int 
     if not 1 <= s <= teacher_width:
         raise ValueError(f"a sparse projection sums 1 to {teacher_width} of the teacher's units, not s={s}")
     units = [torch.randperm(teacher_width, generator=generator, device=device)[:s] for _ in range(width)]
-    signs = 2 * torch.empty(width * s, device=device).random_(0, 2, generator=generator) - 1
+    signs = 2 * hidden.new_empty(width * s).random_(0, 2, generator=generator) - 1
     places = torch.stack([torch.arange(width, device=device).repeat_interleave(s), torch.cat(units)])
     return torch.sparse_coo_tensor(places, signs / s**0.5, (width, teacher_width), check_invariants=False).coalesce()
 
@@ -50,7 +50,7 @@ def sparse(hidden: torch.Tensor, width: int, generator: torch.Generator, s: int 
 def orthonormal(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:
     """Orthonormal rows spanning a uniformly random subspace (QR of a Gaussian matrix, signs fixed)."""
     teacher_width = _at_most(hidden, width, "an orthonormal projection")
-    q, r = torch.linalg.qr(torch.randn(teacher_width, width, generator=generator, device=hidden.device))
+    q, r = torch.linalg.qr(hidden.new_empty(teacher_width, width).normal_(generator=generator))
     return (q * r.diagonal().sign()).T.contiguous()
 
 
@@ -58,7 +58,7 @@ def neurons(hidden: torch.Tensor, width: int, generator: torch.Generator) -> tor
     """A random subset of the teacher's neurons, unmixed."""
     teacher_width = _at_most(hidden, width, "a neuron subset")
     chosen = torch.randperm(teacher_width, generator=generator, device=hidden.device)[:width]
-    return torch.eye(teacher_width, device=hidden.device)[chosen]
+    return torch.eye(teacher_width, device=hidden.device, dtype=hidden.dtype)[chosen]
 
 
 def pca(hidden: torch.Tensor, width: int, generator: torch.Generator) -> torch.Tensor:

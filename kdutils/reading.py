@@ -7,7 +7,6 @@ when returned (later calls, and operations in place, change nothing), in float32
 from __future__ import annotations
 
 import contextlib
-import copy
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,11 +19,15 @@ from torch import nn
 from torch.func import functional_call
 
 from kdutils import checks
-from kdutils.losses import IGNORE, asked, check_classes, only
+from kdutils.checks import copied
+from kdutils.losses import asked, check_classes
 
 OUTPUT = ""  # the path of a module in itself (`nn.Module.get_submodule("")`): the network's own output
 CHOICES = ("all", "asked", "tokens")
 Positions = Callable[[Any], torch.Tensor]  # inputs (seeds, batch, ...) -> True where a position counts
+_LAST = (
+    "let `forward` return its classes last (outputs.movedim(1, -1)), and give labels, which tell (or units, if hidden)"
+)
 _WRAPPED = ("_orig_mod", "module")  # what torch.compile, nn.DataParallel and their like call the network inside
 _MAPS = {"batchnorm", "channelshuffle", "conv", "flatten", "fold", "instancenorm", "padding", "pixelshuffle", "pooling",
          "upsampling"}  # fmt: skip  # files of torch.nn.modules whose modules put channels before positions
@@ -41,6 +44,11 @@ def each(function: Callable[[torch.Tensor], Any], x: Any) -> Any:
     if isinstance(x, Mapping):
         return {name: each(function, part) for name, part in x.items()}
     return checks.held(x, [each(function, part) for part in x]) if isinstance(x, tuple | list) else x
+
+
+def two(x: Any) -> Any:
+    """The first sample and the last of a batch (seeds, batch, ...)."""
+    return each(lambda t: t if t.dim() < 2 else t[:, [0, -1]], x)
 
 
 def _inside(module: nn.Module) -> nn.Module:
@@ -151,7 +159,7 @@ def check_units(model: nn.Module, path: str, shape: Sequence[int], samples: int,
         long = any(isinstance(m, nn.Conv1d | nn.ConvTranspose1d) for m in maps)
         if dims > 3 or long or any(map(_is_map, module.modules())) or (maps and not list(module.parameters())):
             advice = "units=1 in (batch, channels, height, width), units=-1 where they are last"
-            problem = f"say which dimension holds the units ({advice}); every position is then a row"
+            problem = f"say which dimension holds the units ({advice}); every position is then a row" if path else _LAST
     elif units is not None and (not -dims <= units < dims or units % dims == 0):
         problem = f"units={units} is none of its dimensions after the samples"
     if problem:
@@ -169,7 +177,7 @@ def shapes(
     students: Any, path: str, x: Any, units: int | None, teacher: nn.Module | None = None, layer: str = OUTPUT
 ) -> list[tuple[int, ...]]:
     """(batch, ..., units) of a module of the students, and one of a teacher; ValueError unless the positions agree."""
-    few = each(lambda t: t[:, [0, -1]], x)  # two samples: so few that no other dimension is taken for theirs
+    few = two(x)  # so few that no other dimension is taken for theirs
     sides = [(students.skeleton, path, students.shape_at(path, few))]
     if teacher is not None:
         values = students.read(teacher, few, layer)
@@ -184,13 +192,14 @@ def shapes(
 
 def classes(students: Any, x: Any, y: Any, teacher: nn.Module | None = None) -> int:
     """How many the output has; ValueError unless the students' outputs, a teacher's and the labels fit together."""
+    checks.classifies(students.skeleton, teacher)
     own, *theirs = shapes(students, OUTPUT, x, -1, teacher)
     check_classes(own[-1], *(shape[-1] for shape in theirs))
-    labels = tuple(y.shape[2:]) if isinstance(y, torch.Tensor) else None
-    if labels not in (None, own[1:-1]) and (teacher is None or len(own) > 2):
-        needed = f"outputs (batch, ..., classes) of {own} need labels of {own[:-1]}, {IGNORE} where nothing is asked"
-        raise ValueError(f"{needed}; the task's are {(own[0], *labels)}")
+    y = y[0] if isinstance(y, torch.Tensor) else y
+    checks.fitting(own, y, teacher is None)
+    labels = tuple(y.shape[1:]) if isinstance(y, torch.Tensor) else None
     if labels in (None, own[2:]) and not (len(own) == 3 and hasattr(students.skeleton, "main_input_name")):
+        checks.classes_last(x, own) if y is None else None
         check_units(students.skeleton, OUTPUT, own, 2, None)  # which holds the classes? transformers': the last
     return own[-1]
 
@@ -239,29 +248,6 @@ def counted(
     if not isinstance(marks, torch.Tensor) or marks.shape != shape or marks.is_floating_point():
         raise ValueError(f"positions={positions!r} needs a layer and a task with one entry a position: {tuple(shape)}")
     return asked(marks) if positions == "asked" else marks != padding
-
-
-def moments(sample: torch.Tensor, weights: torch.Tensor | None, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean of every unit of a sample (seeds, n, units), and one root mean square around them a seed.
-
-    ValueError, with the sample's `name`, where no unit varies by more than rounding.
-    """
-    w = torch.ones_like(sample[..., :1]) if weights is None else weights.to(sample.dtype)[..., None]
-    w, sample = w / w.sum(1, keepdim=True).clamp_min(1), only(sample, weights)
-    centre = (sample * w).sum(1, keepdim=True)
-    size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt()
-    rounding = 16 * torch.finfo(size.dtype).eps * centre.square().mean(2, keepdim=True).sqrt()
-    if (size <= rounding).any():
-        raise ValueError(f"{name} is the same for the whole calibration sample: there is nothing in it to match")
-    return centre, size.clamp_min(1e-12)
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A copy, also of a module that keeps a computed tensor, as the older weight_norm does."""
-    kept = [value for module in model.modules() for value in vars(module).values() if isinstance(value, torch.Tensor)]
-    dead = torch._C._functorch.is_batchedtensor  # of a vmap that is over: nobody can read its numbers any more
-    memo = {id(v): torch.zeros(v.shape) if dead(v) else v.detach().clone() for v in kept if dead(v) or not v.is_leaf}
-    return copy.deepcopy(model, memo)
 
 
 def frozen(teacher: nn.Module, device: torch.device) -> nn.Module:

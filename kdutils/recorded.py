@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from kdutils import binding, checks, fingerprints, losses, reading, shards
+from kdutils import binding, checks, fingerprints, inside, losses, reading, shards
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.signals import Bound, Hidden, Labels, Output, Regressed, Signal, Students, WeightedSum
 
@@ -61,16 +61,18 @@ def record(
     """
     folder, batch, shard = Path(folder), checks.count("batch", batch), checks.count("shard", shard)
     one = binding.One(student, seed, vocabulary)
-    first = binding.lead(calibration), binding.lead(calibration_labels)
+    first = inside.lead(calibration), inside.lead(calibration_labels)
     stages, found = _stages(plan)
-    binding.known_units(units, list(found.values()))
+    inside.known(units, list(found.values()), calibration_labels)
+    one.spare = inside.spare(student, list(found.values()), mask)
     told = dict(seed=seed, units=units, mask=fingerprints.described(mask), vocabulary=vocabulary, top_k=top_k)
     about = {
         "name": plan.name, "stages": stages, "rows": len(rows), "shard": shard, "shards": {},
         "settings": {name: shards.told(value) for name, value in told.items()}, "format": shards.FORMAT,
         "calibration": shards.sums(first[0]).tolist(), "leaves": {name: _spec(s, units) for name, s in found.items()},
-    }  # fmt: skip
-    found = {name: binding.filled(signal, units, mask) for name, signal in found.items()}
+    } | ({"spare": sorted(one.spare)} if one.spare else {})  # fmt: skip
+    about = json.loads(json.dumps(about, default=lambda number: number.item()))  # numpy's
+    found = {name: inside.filled(signal, units, mask) for name, signal in found.items()}
     bounds = {name: signal.bind(one, *first) for name, signal in found.items()}
     one.mask = mask
     about["shapes"] = [list(t.shape) for bound in bounds.values() for t in bound.tensors.values()]
@@ -84,7 +86,7 @@ def record(
         parts = []
         for i in range(start, min(start + shard, len(rows)), batch):
             read = collate([rows[j] for j in range(i, min(i + batch, start + shard, len(rows)))])
-            x, y = _split(read)
+            x, y = inside.split(read)
             parts.append(_targets(one, bounds, found, top_k, reading.each(lambda t: t.to(one.device), x), y))
         if bad := {k for part in parts for k in part if part[k].shape[1:] != parts[0][k].shape[1:]}:
             raise ValueError(f"batches differ in length at {sorted(bad)}: let `collate` pad all of them to the same")
@@ -144,7 +146,7 @@ class RecordedLayer:
         if kind is Hidden and width != recorded:
             raise ValueError(f"{layer!r} of the student is {width} wide, the targets were recorded for {recorded}")
         signal = kind(nn.Identity(), reading.OUTPUT, layer, units=units, **more)  # its loss is that of the live signal
-        sample = torch.tensor([[1.0], [-1.0]], device=students.device)  # the loss needs no more
+        sample = torch.tensor([[1.0], [-1.0]], device=students.device, dtype=torch.float32)  # the loss needs no more
         sample = sample.expand(len(students.seeds), 2, recorded)
         _, compare, drawn, _ = signal._start(students, sample, None, width)
 
@@ -231,13 +233,15 @@ def _targets(
 ) -> dict[str, torch.Tensor]:
     """What is kept of one batch: {"name/part": (batch, ...)}; from the second batch on in one pass of each teacher."""
     one.enter()
-    x, y = binding.lead(x), None if y is None else binding.lead(y.to(one.device))
+    x, y = inside.lead(x), None if y is None else inside.lead(y.to(one.device))
     one.mark(x, y, [path for bound in bounds.values() for path in bound.reads])
-    kept = {"sums": shards.sums(x).cpu()}
+    kept = {"sums": shards.sums(x, one.spare).cpu()}
     for name, bound in bounds.items():
         target = bound.target(x, y)
         values, mask = target if isinstance(target, tuple) else (target, None)
         values = values[0]
+        if isinstance(found[name], Output) and (bad := checks.nonfinite(target)):
+            raise ValueError(f"{found[name]} is not finite at {bad} of a batch: does it overflow in half precision?")
         if not isinstance(found[name], Output):
             kept[f"{name}/values"] = values.half().cpu()
             if found[name].positions != "all":
@@ -285,16 +289,8 @@ def _spec(signal: Any, units: Any) -> dict[str, Any]:
     spec = {"kind": type(signal).__name__, "about": fingerprints.described(signal), "told": str(signal)}
     if isinstance(signal, Output):
         return spec | {"heat": signal.student_temperature}
-    signal = binding.filled(signal, units, None)
+    signal = inside.filled(signal, units, None)
     normalise = getattr(signal, "normalise", None)
     return spec | dict(
         layer=signal.student_layer, units=signal.units, normalise=normalise, asked=signal.positions == "asked"
     )
-
-
-def _split(read: Any) -> tuple[Any, torch.Tensor | None]:
-    """A collated batch as what the student reads, and the labels that came with it."""
-    if isinstance(read, Mapping):
-        return {name: value for name, value in read.items() if name != "labels"}, read.get("labels")
-    pair = isinstance(read, tuple | list) and len(read) == 2
-    return (read[0], read[1]) if pair else (read, None)

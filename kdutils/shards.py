@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ class Targets:
         inputs.
         """
         if not hasattr(students, "rows"):
-            places = [self._place(number) for number in sums(reading.each(lambda t: t.flatten(0, 1)[None], x)).tolist()]
+            flat = reading.each(lambda t: t.flatten(0, 1)[None], x)
+            places = [self._place(number) for number in sums(flat, self.about.get("spare", ())).tolist()]
             return self._stacked(places, name, students, len(students.seeds))
         rows = students.rows
         if rows is None:
@@ -64,7 +65,7 @@ class Targets:
         if wrong := [row for row in rows if not 0 <= row < self.about["rows"]]:
             raise ValueError(f"row {wrong[0]} was not recorded: there are {self.about['rows']}")
         places = [(self.shard(row // size), row % size) for row in rows]
-        inputs = sums(x).tolist()
+        inputs = sums(x, self.about.get("spare", ())).tolist()
         if len(inputs) != len(rows):
             raise ValueError(f"a batch of {len(inputs)} samples needs as many rows, not {len(rows)}")
         for row, own, (shard, at) in zip(rows, inputs, places, strict=True):
@@ -94,14 +95,29 @@ def told(value: Any) -> str:
     return str(dict(sorted(value.items())) if isinstance(value, Mapping) else value)
 
 
-def sums(x: Any) -> torch.Tensor:
-    """A whole number for each sample of a batch (1, n, ...), the same only for the same inputs, on every device."""
+def sums(x: Any, spare: Collection[str] = ()) -> torch.Tensor:
+    """A whole number for each sample of a batch (1, n, ...), the same only for the same inputs, on every device.
+
+    Entries that are `spare`, for teachers or the mask alone, do not count. ValueError where no samples come first.
+    """
     named, tensors = dict(x) if isinstance(x, Mapping) else {"": x}, []
+    named = {name: value for name, value in named.items() if name not in spare}
+    sizes: dict[int, str] = {}
     for name in sorted(named):
+        there = len(tensors)
         reading.each(lambda t: tensors.append(t[0]) if t.dim() > 1 else None, named[name])
+        sizes |= {len(tensor): name for tensor in tensors[there:]}
+    if len(sizes.keys() - {1}) > 1:
+        told = ", ".join(f"{name!r} has {n}" for n, name in sizes.items())
+        raise ValueError(f"every entry of a batch needs its samples first, or one for all of them: {told}")
+    if not sizes:
+        raise ValueError("a batch needs a tensor with its samples first")
     rest = sorted(f"{name}={value!r}" for name, value in named.items() if isinstance(value, str | int | float))
     start = int(hashlib.sha256("".join(rest).encode()).hexdigest()[:15], 16) if rest else 0  # of all samples alike
-    total = torch.full((len(tensors[0]),), start, dtype=torch.long, device=tensors[0].device)
+    total = torch.full((max(sizes),), start, dtype=torch.long, device=tensors[0].device)
+    for name, value in named.items():
+        if any(others := _others(name, value, len(total))):
+            total += torch.tensor(others, device=total.device)
     for number, tensor in enumerate(tensors, 1):
         flat = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).reshape(len(tensor), -1)
         bits = (flat.float().contiguous().view(torch.int32) if flat.is_floating_point() else flat).long()
@@ -111,12 +127,35 @@ def sums(x: Any) -> torch.Tensor:
     return total
 
 
+def _others(name: str, value: Any, samples: int) -> list[int]:
+    """A whole number for each sample, of the lists and single numbers in an entry; of a list of as many, its own."""
+
+    def number(value: Any, *where: int) -> int:
+        if isinstance(value, torch.Tensor):
+            return _hashed(f"{name}{where}={value.tolist()}") if value.dim() < 2 else 0
+        if isinstance(value, Mapping):
+            return sum(number(part, *where, _hashed(key)) for key, part in value.items())
+        if isinstance(value, tuple | list):  # of one entry alone as if it were a sample's
+            return sum(number(part, *where, *([place] if place else [])) for place, part in enumerate(value))
+        return _hashed(f"{name}{where}={value!r}") if isinstance(value, str | int | float) else 0
+
+    if isinstance(value, str | int | float):  # counted as they always were
+        return [0] * samples
+    if isinstance(value, list) and len(value) == samples and not any(isinstance(v, torch.Tensor) for v in value):
+        return [number(part) % 2**62 for part in value]
+    return [number(value) % 2**62] * samples
+
+
+def _hashed(text: Any) -> int:
+    return int(hashlib.sha256(str(text).encode()).hexdigest()[:15], 16)
+
+
 def same(theirs: dict[str, Any], mine: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What is recorded, unless it is of something else."""
     for key in mine.keys() - {"shards"}:
         if theirs.get(key) != mine[key]:
             raise ValueError(
-                f"{folder} has targets of another plan, teacher or data set: {_where(theirs[key], mine[key])}"
+                f"{folder} has targets of another plan, teacher or data set: {_where(theirs.get(key), mine[key])}"
             )
     return theirs
 
@@ -133,8 +172,11 @@ def _where(theirs: Any, mine: Any) -> str:
 def read(folder: Path) -> dict[str, Any]:
     if not (folder / ABOUT).exists():
         raise ValueError(f"{folder} holds no recorded targets: there is no {ABOUT} in it")
-    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    if about.get("format") != FORMAT:
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / ABOUT} is damaged ({error}): record anew, into another folder") from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
         raise ValueError(f"{folder} was recorded by another version of kdutils: record anew, into another folder")
     return about
 

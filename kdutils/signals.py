@@ -69,9 +69,6 @@ class Labels:
     """The task's own labels, whole numbers; cross-entropy."""
 
     def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
-        if y is not None and (not isinstance(y, torch.Tensor) or y.is_floating_point() or y.is_complex()):
-            advice = "for regression or several labels write a signal of your own, and give the task a `score`"
-            raise ValueError(f"labels must be whole numbers, not {getattr(y, 'dtype', type(y).__name__)}: {advice}")
         classes = reading.classes(students, x, y)
         if y is not None and len(wrong := y[(y.long() != losses.IGNORE) & ((y < 0) | (y >= classes))]):
             raise ValueError(f"label {wrong[0].item()} is none of the student's classes, 0 to {classes - 1}")
@@ -163,6 +160,7 @@ class _Layer:
             h = look(x)
             return h, reading.counted(self.positions, padding, x, y, h.shape[:-1])
 
+        checks.marks(self.positions(x)) if callable(self.positions) else None
         h, mask = read(x, y)
         if mask is not None and not mask.flatten(1).any(1).all():
             raise ValueError(f"positions={self.positions!r}: nothing counts in a calibration sample")
@@ -212,6 +210,8 @@ class Hidden(_Layer):
         super().__post_init__()
         if self.normalise not in ("sample", "position"):
             raise ValueError(f"normalise must be one of ('sample', 'position'), not {self.normalise!r}")
+        if self.normalise == "position" and self.scale != 1:
+            raise ValueError(f"normalise='position' undoes scale={self.scale}: leave it out, or normalise by 'sample'")
 
     def _start(self, students: Students, hidden: torch.Tensor, weights: torch.Tensor | None, width: int) -> tuple:
         sample = [h if weights is None else h[weights[i]] for i, h in enumerate(hidden)]
@@ -221,10 +221,10 @@ class Hidden(_Layer):
             return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams.values(), strict=True)])
 
         normal = partial(F.layer_norm, normalized_shape=(width,)) if self.normalise == "position" else lambda h: h
-        projection, (centre, _), wanted = draw(), reading.moments(hidden, weights, str(self)), None
-        size = reading.moments(hidden @ projection.to_dense().mT, weights, str(self))[1]
+        projection, (centre, _), wanted = draw(), checks.moments(hidden, weights, str(self)), None
+        size = checks.moments(hidden @ projection.to_dense().mT, weights, str(self))[1]
         mu, factor = centre @ projection.to_dense().mT, self.scale / size
-        fixed = {"projection": projection, "centre": centre, "mu": mu, "factor": factor}
+        fixed = {"projection": projection.to_dense(), "centre": centre, "mu": mu, "factor": factor}
         if projection.is_sparse and not self.redraw:
             rows = projection.coalesce()
             wanted, entries = (t.view(len(hidden), width, -1) for t in (rows.indices()[-1], rows.values()))
@@ -257,10 +257,10 @@ class Regressed(_Layer):
     """
 
     def _start(self, students: Students, hidden: torch.Tensor, weights: torch.Tensor | None, width: int) -> tuple:
-        (centre, size), device = reading.moments(hidden, weights, str(self)), students.device
+        (centre, size), device = checks.moments(hidden, weights, str(self)), students.device
         shape = width, hidden.shape[-1]
         streams = (seeding.generator(seed, "regressor", device=device) for seed in students.seeds)
-        maps = torch.stack([torch.randn(shape, generator=g, device=device) for g in streams])
+        maps = torch.stack([torch.randn(shape, generator=g, device=device, dtype=hidden.dtype) for g in streams])
         regressor = nn.Parameter(students.spread(maps / width**0.5).clone())
         offset = nn.Parameter(regressor.new_zeros(len(regressor), 1, shape[1]))
 

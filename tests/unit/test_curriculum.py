@@ -1,4 +1,5 @@
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from torch import nn
@@ -102,6 +103,36 @@ def test_a_budget_too_small_says_what_is_needed(last: int | None, total: int, ne
     with pytest.raises(ValueError, match=f"'x' needs at least {needed} steps; the budget is {total}"):
         plan.lengths(total)
     assert sum(plan.lengths(needed)) == needed
+
+
+def test_a_budget_that_is_not_filled_is_refused() -> None:
+    plan = Curriculum("x", (Stage(Labels(), 20), Stage(Labels(), 30)))
+    assert plan.lengths(50) == [20, 30]
+    with pytest.raises(ValueError, match=r"'x' ends after 50 of 1000 steps: leave its last stage open \(steps=None\)"):
+        plan.lengths(1000)
+
+
+@pytest.mark.parametrize(
+    "layers", [[], ["act"], ("act", "act"), {"act": "act"}, [("act", "act", "act")], ["ab"], "act", 3]
+)
+def test_layers_are_pairs_of_paths(layers: Any) -> None:
+    with pytest.raises(ValueError, match=r"layers must be pairs of the teacher's and the student's path, at least one"):
+        curriculum.extracted(TEACHER, layers)
+    assert len(curriculum.extracted(TEACHER, zip(["act"], ["hidden"], strict=True)).stages) == 2
+
+
+def test_methods_without_a_stage_of_their_own_are_refused() -> None:
+    for make in (curriculum.progressive, curriculum.annealed, curriculum.interpolated):
+        nothing, few = ({}, TEACHER) if make is curriculum.progressive else (TEACHER, [])
+        with pytest.raises(
+            ValueError, match="are empty, and nothing would come before the final teacher: that is one_shot"
+        ):
+            make(nothing, few, 10)
+
+
+def test_a_scale_that_layer_norm_undoes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"normalise='position' undoes scale=10\.0: leave it out"):
+        Hidden(TEACHER, normalise="position", scale=10.0)
 
 
 def test_unknown_layer_is_refused_when_the_plan_is_made() -> None:

@@ -63,7 +63,7 @@ SIGNALS: dict[str, Callable[[nn.Module, str], Any]] = {
     "tempered": lambda teacher, at: Output(teacher, 2.0, 2.0),
     "shared": lambda teacher, at: Output(teacher, share=0.3),
     **{p: (lambda teacher, at, p=p: Hidden(teacher, at, at, getattr(projections, p))) for p in PROJECTIONS},
-    "position": lambda teacher, at: Hidden(teacher, at, at, normalise="position", scale=2.0),
+    "position": lambda teacher, at: Hidden(teacher, at, at, normalise="position"),
     "redrawn": lambda teacher, at: Hidden(teacher, at, at, redraw=True),
     "regressed": lambda teacher, at: Regressed(teacher, at, at),
     "joint": lambda teacher, at: WeightedSum(((1.0, Output(teacher)), (0.5, Hidden(teacher, at, at)))),
@@ -700,7 +700,7 @@ def test_labels_that_are_no_classes_are_refused() -> None:
         wrong = torch.full(inputs.shape[: 1 + (inputs is ids)], -1)
         with pytest.raises(ValueError, match="labels are classes from 0 on, and -100 where nothing is asked, not -1"):
             distiller(inputs, wrong, 0)
-    with pytest.raises(ValueError, match=r"labels are whole numbers, the classes from 0 on, not torch\.float32"):
+    with pytest.raises(ValueError, match=r"labels must be whole numbers, not torch\.float32"):
         by_position(ids, torch.zeros(4, LENGTH), 0)
     outputs = host(small(), curriculum.one_shot(small()), calibration=x)
     outputs(x, torch.full((8,), -1), 0)  # of one output a sample, labels are not asked for anything
@@ -776,3 +776,193 @@ def test_what_a_model_says_of_itself_is_minded() -> None:
         student.config, teacher.config = SimpleNamespace(**config), SimpleNamespace(decoder_start_token_id=2)
         with pytest.warns(UserWarning, match=said) if said else contextlib.nullcontext():
             Distiller(student, plan, total=3, calibration=x)
+
+
+def classifier(width: int, last: nn.Module | None = None) -> nn.Module:
+    return nn.Sequential(nn.Linear(6, width), nn.Tanh(), nn.Linear(width, 4), last or nn.Identity())
+
+
+def test_outputs_that_are_no_classes_are_refused() -> None:
+    x, whole = torch.randn(16, 6), torch.arange(16) % 4
+    plan = curriculum.one_shot(classifier(8))
+    host(classifier(4), plan, calibration=x)(x, whole, 0)
+    refused(lambda: host(classifier(4), plan, calibration=x)(x, torch.rand(16, 4), 0), "labels must be whole numbers")
+    refused(lambda: host(classifier(4), plan, calibration=x, calibration_labels=x), "labels must be whole numbers")
+    refused(lambda: host(classifier(4), plan, calibration=x)(x, (x[:, :4] > 0).long(), 0), "labels of that very shape")
+    bounded = host(classifier(4, nn.Sigmoid()), plan, calibration=x)
+    assert bounded(x, whole, 0).isfinite()
+    for given in (plan, curriculum.from_labels()):
+        ended = host(classifier(4, nn.Softmax(-1)), given, calibration=x)
+        refused(lambda ended=ended: ended(x, whole, 0), "the student's outputs are probabilities, which sum to 1")
+    late = host(classifier(4, nn.Softmax(-1)), curriculum.extracted(classifier(8), [("0", "0")], 2), calibration=x)
+    late(x, None, 0)
+    refused(lambda: late(x, None, 2), "the student's outputs are probabilities")
+    said = SimpleNamespace(problem_type="regression")
+    for teacher, student in ((classifier(8), classifier(4)) for _ in range(2)):
+        teacher.config = said
+        refused(
+            lambda t=teacher, s=student: host(s, curriculum.one_shot(t), calibration=x), "Sequential is for regress"
+        )
+
+
+class Turned(nn.Module):
+    """Tokens to (batch, classes, length), or in order."""
+
+    def __init__(self, width: int, turned: bool = True) -> None:
+        super().__init__()
+        self.embed, self.head, self.turned = nn.Embedding(WORDS, width), nn.Linear(width, 7), turned
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.head(self.embed(x))
+        return z.movedim(1, -1) if self.turned else z
+
+
+def test_classes_come_last() -> None:
+    x = torch.randint(0, WORDS, (8, LENGTH))
+    plan = curriculum.one_shot(Turned(8))
+    refused(lambda: host(Turned(4), plan, calibration=x), r"positions last.*return outputs.movedim\(1, -1\)")
+    host(Turned(4, False), curriculum.one_shot(Turned(8, False)), calibration=x)(x, None, 0)
+    student, teacher = (nn.Sequential(nn.Conv2d(1, n, 3, padding=1), nn.Conv2d(n, 4, 1)) for n in (3, 5))
+    pictures, labels = torch.randn(8, 1, 6, 6), torch.zeros(8, 6, 6, dtype=torch.long)
+    for fields in ({"units": 1}, {"calibration_labels": labels}):
+        make = partial(host, student, curriculum.one_shot(teacher), calibration=pictures, **fields)
+        refused(make, r"classes last.*outputs.movedim\(1, -1\)")
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_teachers_that_are_not_finite_are_named(wrong: float) -> None:
+    x, teacher = torch.randn(16, 6), classifier(8)
+    ruled = classifier(8)
+    with torch.no_grad():
+        ruled[2].bias[0] = -torch.inf  # a class that is ruled out
+    assert host(classifier(4), curriculum.one_shot(ruled), calibration=x)(x, None, 0).isfinite()
+    distiller = host(classifier(4), curriculum.one_shot(teacher), calibration=x)
+    distiller(x, None, 0)
+    with torch.no_grad():
+        teacher[2].bias[0] = wrong
+    refused(lambda: distiller(x, None, 1), "stage 1: the target is not finite at sample 0 .*half precision")
+    mended = host(classifier(4), curriculum.one_shot(ruled), calibration=x)
+    with torch.no_grad():
+        mended.student[2].bias[0] = wrong
+    assert not mended(x, None, 0).isfinite(), "the student's own fault is its own"
+
+
+@pytest.mark.parametrize("signal", ["regressed", "redrawn", "joint regressed", "output"])
+def test_copies_learn_as_the_original_would(signal: str) -> None:
+    x, y = numbers(32, 0)
+    plan = Curriculum(signal, (Stage(SIGNALS[signal](built(partial(MLP, 6, 16), 9), "act"), 8), Stage(Labels())))
+    first = host(built(partial(MLP, 6, 8), 3), plan)
+    steps_of(first, torch.optim.SGD(first.parameters(), 0.1), [(x, y)] * 3)
+    other, third = copy.deepcopy(first), copy.deepcopy(first)
+    assert other.step == 2 and not {id(p) for p in first.parameters()} & {id(p) for p in other.parameters()}
+    told = [steps_of(d, torch.optim.SGD(d.parameters(), 0.1), [(x, y)] * 4, 3) for d in (other, first, third)]
+    assert told[0] == told[1] == told[2]
+    assert all(p.grad is not None for p in other.drawn.parameters())
+
+
+def test_copies_count_where_their_own_batches_do() -> None:
+    student, teacher = (built(partial(transformer, width), seed) for width, seed in ((4, 1), (8, 2)))
+    x = Tokens().sample(16, seeding.generator(0, "x"))[0]
+    first = host(student, curriculum.one_shot(teacher), calibration=x, mask=lambda ids: ids != PAD)
+    assert copy.deepcopy(first)(x, None, 0) == first(x, None, 0)
+    average = torch.optim.swa_utils.AveragedModel(first)
+    average.update_parameters(first)
+    assert average(x, None, 0) == first(x, None, 0)
+
+
+def test_masks_are_true_or_false() -> None:
+    student, teacher = (built(partial(transformer, width), seed) for width, seed in ((4, 1), (8, 2)))
+    x = Tokens().sample(16, seeding.generator(0, "x"))[0]
+    plans = extraction_of(teacher), curriculum.one_shot(teacher)
+    for plan in plans:
+        same = [host(student, plan, calibration=x, mask=lambda ids, t=t: (ids != PAD).to(t))(x, None, 0)
+                for t in (torch.bool, torch.long, torch.float32)]  # fmt: skip
+        assert same[0] == same[1] == same[2]
+        for mask in (lambda ids: (ids == PAD) * -1e4, lambda ids: (ids != PAD) * 0.5,
+                     lambda ids: torch.zeros(ids.shape).masked_fill(ids == PAD, -torch.inf)):  # fmt: skip
+            make = partial(host, student, plan, calibration=x, mask=mask)
+            refused(lambda make=make: make()(x, None, 0), "a mask of positions says which count, and .* does not")
+
+
+def extraction_of(teacher: nn.Module) -> Curriculum:
+    return curriculum.extracted(teacher, [("blocks.0", "blocks.0")], 3)
+
+
+def test_entries_for_the_teacher_or_the_mask_alone(tmp_path: Any) -> None:
+    """A batch may hold what the student does not take, if the teacher does or the mask is called so."""
+
+    class Shifted(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(WORDS, width), nn.Linear(width, WORDS)
+
+        def forward(self, ids: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+            return self.head(self.embed((ids + shift) % WORDS))
+
+    class Plain(Shifted):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return super().forward(ids, 0)
+
+    x, teacher = Tokens().sample(16, seeding.generator(0, "x"))[0], built(partial(Shifted, 8), 1)
+    batch = {"ids": x, "shift": torch.ones_like(x), "counts": x != PAD}
+    plan = curriculum.extracted(teacher, [("embed", "embed")], 2)
+    distiller = host(built(partial(Plain, 4), 2), plan, calibration=batch, mask="counts")
+    assert {distiller(batch, None, step).isfinite().item() for step in (0, 2)} == {True}
+    other = batch | {"shift": torch.zeros_like(x)}
+    assert distiller(batch, None, 3) != distiller(other, None, 3), "the teacher reads it"
+    with pytest.raises(TypeError, match="typo"):
+        distiller(batch | {"typo": x}, None, 3)
+    rows = [{name: value[i] for name, value in batch.items()} for i in range(16)]
+    recorded.record(plan, distiller.student, rows, tmp_path, calibration=batch, mask="counts", top_k=None)
+    again = host(built(partial(Plain, 4), 2), recorded.plan(tmp_path), calibration={"ids": x})
+    for given in (batch, {"ids": x}):  # without a teacher, its entry is not needed any more
+        for step in (0, 2):
+            found, live = again(given, None, step, torch.arange(16)), distiller(batch, None, step)
+            torch.testing.assert_close(found, live, rtol=1e-2, atol=1e-3)
+
+
+def test_labels_that_say_what_counts_are_shifted() -> None:
+    student, teacher = (built(partial(transformer, width), seed) for width, seed in ((4, 1), (8, 2)))
+    x = torch.randint(1, WORDS, (8, LENGTH))
+    some = x.clone()
+    some[:, :2] = IGNORE
+    for labels, told in ((x, 0), (some, 1)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            host(student, curriculum.one_shot(teacher), calibration=x)(x, labels, 0)
+        assert sum("the labels are the inputs themselves" in str(one.message) for one in said) == told
+
+
+def test_numbers_for_all_samples_stay_as_they_are() -> None:
+    class Scaled(Net):
+        def forward(self, x: torch.Tensor, scale: torch.Tensor) -> Any:
+            return super().forward(x) * scale
+
+    batch = {"x": numbers(16, 0)[0], "scale": torch.tensor(2.0)}
+    distiller = host(Scaled(4), extraction(Scaled(8)), calibration=batch)
+    assert all(distiller(batch, None, step).isfinite() for step in (0, 11))
+
+
+def test_a_calibration_with_labels_is_named() -> None:
+    x, y = numbers(16, 0)
+    with pytest.raises(
+        TypeError, match="cannot read the calibration, a list of 2, as its arguments: give inputs without"
+    ):
+        host(classifier(4), curriculum.one_shot(classifier(8)), calibration=[x, y])
+
+
+def test_sparse_redrawn_maps_are_saved_densely() -> None:
+    plan = extraction(net(16, 7), projection=projections.sparse, redraw=True)
+    assert all(value.layout is torch.strided for value in host(net(4), plan).state_dict().values())
+
+
+def test_a_default_type_of_torch_is_no_type_of_targets() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        x = numbers(32, 0)[0]
+        for signal in ("gaussian", "sparse", "regressed", "redrawn"):
+            teacher, student = (MLP(6, width) for width in (16, 8))
+            plan = Curriculum(signal, (Stage(SIGNALS[signal](teacher, "act"), 2), Stage(Labels())))
+            host(student, plan, calibration=x)(x, None, 0).backward()
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -1,5 +1,6 @@
 """A curriculum on transformers' Trainer: small random networks of several families, resumed, checkpointed, rounded."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,13 @@ import transformers
 from torch import nn
 from transformers import TrainingArguments
 
-from kdutils import binding, curriculum, fingerprints, recorded, seeding
+from kdutils import binding, curriculum, fingerprints, inside, recorded, seeding
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.distiller import Distiller
 from kdutils.hf import CurriculumTrainer
 from kdutils.losses import IGNORE
-from kdutils.projections import rademacher
-from kdutils.signals import Output
+from kdutils.projections import rademacher, sparse
+from kdutils.signals import Hidden, Output
 
 WORDS, LENGTH, PAD, MASK = 24, 8, 0, 1
 
@@ -115,7 +116,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_go_through_their_stages(family: str, tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, family)
-    assert type(trainer.model).__name__ == "_Hosted" and trainer.distiller.starts == [0, 3, 6]
+    assert type(trainer.model).__name__ == "Hosted" and trainer.distiller.starts == [0, 3, 6]
     before = weights(trainer)
     trainer.train()
     stages = [log["stage"] for log in trainer.state.log_history if "loss" in log]
@@ -195,19 +196,22 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
         torch.testing.assert_close(weights(saving)[name], value, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_compiling_changes_nothing(tmp_path: Path) -> None:
-    """By the Trainer, which then compiles nothing of a step, or of the student itself, before any hook is there."""
+def test_compiling_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the student itself, before any hook is there; by the Trainer, which would compile nothing of a step, it is
+    refused."""
     plain = trainer_of(tmp_path / "1")
-    compiled = trainer_of(tmp_path / "2", torch_compile=True, torch_compile_backend="eager")
     student = built(llama, 8, 2, 2)
     student.compile(backend="eager")
     student(**plain.data_collator(sentences(8)))
-    inside = trainer_of(tmp_path / "3", student=student)
-    for trainer in (plain, compiled, inside):
+    compiled = trainer_of(tmp_path / "2", student=student)
+    for trainer in (plain, compiled):
         trainer.train()
-    for trainer in (compiled, inside):
-        for name, value in weights(plain).items():
-            torch.testing.assert_close(weights(trainer)[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(compiled)[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    for name in ("BACKEND", "MODE"):
+        monkeypatch.setenv(f"ACCELERATE_DYNAMO_{name}", "no")  # the settings write it for all that follow
+    with pytest.raises(ValueError, match=r"torch_compile=True would compile nothing .* call model.compile\(\)"):
+        trainer_of(tmp_path / "3", torch_compile=True, torch_compile_backend="eager")
 
 
 def test_accumulated_steps_are_whole_ones(tmp_path: Path) -> None:
@@ -435,7 +439,7 @@ def test_packed_texts_are_read_as_several(tmp_path: Path) -> None:
     half = LENGTH // 2
     packed = {"input_ids": ids, "position_ids": torch.arange(half).repeat(2)[None]}
     assert teacher.config.use_cache
-    x = binding.lead(packed)
+    x = inside.lead(packed)
     said = trainer.distiller._one.read(teacher, x, "")[0]
     alone = [teacher(part, use_cache=False).logits for part in ids.split(half, 1)]
     torch.testing.assert_close(said, torch.cat(alone, 1), rtol=1e-4, atol=1e-5)
@@ -515,3 +519,138 @@ def test_teachers_of_other_configs_are_told_apart() -> None:
     two.load_state_dict(one.state_dict())
     same = built(llama, 8, 2, 1, use_cache=False)
     assert fingerprints.fingerprint(one) == fingerprints.fingerprint(same) != fingerprints.fingerprint(two)
+
+
+def sorter(width: int, kind: str, **fields: Any) -> nn.Module:
+    if kind == "bert":
+        config = transformers.BertConfig(vocab_size=WORDS, max_position_embeddings=16, num_labels=3, **sizes(width, 2),
+                                         initializer_range=0.6, **fields)  # fmt: skip
+        return transformers.BertForSequenceClassification(config)
+    config = transformers.DistilBertConfig(vocab_size=WORDS, dim=width, n_layers=1, n_heads=2, hidden_dim=2 * width,
+                                           max_position_embeddings=16, num_labels=3, **fields)  # fmt: skip
+    return transformers.DistilBertForSequenceClassification(config)
+
+
+def trained(folder: Path, student: nn.Module, plan: Curriculum, rows: list, **fields: Any) -> CurriculumTrainer:
+    keep = {name: fields.pop(name) for name in ("mask", "compute_metrics", "callbacks") if name in fields}
+    args = TrainingArguments(str(folder), **{
+        "max_steps": 4, "per_device_train_batch_size": 8, "use_cpu": True, "report_to": [], "save_strategy": "no",
+        "disable_tqdm": True, **fields,
+    })  # fmt: skip
+    trainer = CurriculumTrainer(student, args, curriculum=plan, train_dataset=rows, eval_dataset=rows[:8], **keep)
+    trainer.train()
+    return trainer
+
+
+def test_teachers_read_columns_that_the_student_does_not_take(tmp_path: Path) -> None:
+    teacher, student = sorter(16, "bert"), sorter(8, "distil")
+    seen: list[torch.Tensor | None] = []
+    teacher.bert.register_forward_pre_hook(lambda _, x, named: seen.append(named["token_type_ids"]), with_kwargs=True)
+    kinds = (torch.arange(LENGTH) > 3).long()
+    rows = [{"input_ids": row["input_ids"], "token_type_ids": kinds, "attention_mask": row["attention_mask"],
+             "labels": i % 3} for i, row in enumerate(sentences())]  # fmt: skip
+    trainer = trained(tmp_path / "1", student, curriculum.one_shot(teacher), rows)
+    assert seen and all(found is not None and (found == kinds).all() for found in seen)
+    assert trainer.evaluate()["eval_loss"] > 0
+    trainer.record(tmp_path / "record")
+    trained(tmp_path / "2", sorter(8, "distil"), recorded.plan(tmp_path / "record"), rows)
+
+
+@pytest.mark.parametrize("mask", ["attention_mask", "loss_mask"])
+def test_a_mask_counts_that_the_student_does_not_take(mask: str, tmp_path: Path) -> None:
+    teacher = built(llama, 16, 2, 1)
+    padded = (torch.arange(LENGTH) >= 4).long()
+    rows = [{"input_ids": row["input_ids"], mask: padded} for row in sentences()]
+    plan = curriculum.extracted(teacher, [("model.layers.1", "embed")], 2)
+    trainer = trained(tmp_path, Own(8), plan, rows, mask=mask)
+    batch = trainer._collated(rows[:8])
+    assert trainer._settings["mask"] == mask and set(batch) == {"input_ids", mask}
+    losses = []
+    for changed in (0, 5):  # a token that does not count, and one that does
+        other = {"input_ids": batch["input_ids"].clone(), mask: batch[mask]}
+        other["input_ids"][:, changed] = 3
+        losses.append([trainer.distiller.train()(distilled=(given, None, 0)).item() for given in (batch, other)])
+    assert losses[1][0] != losses[1][1]
+    if mask == "attention_mask":  # the teacher, which is causal, does not look there either
+        assert losses[0][0] == losses[0][1]
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_names": ["labels"]}])
+def test_metrics_of_a_student_that_takes_no_labels(settings: dict[str, Any], tmp_path: Path) -> None:
+    seen = []
+
+    def measured(found: Any) -> dict[str, float]:
+        seen.append((found.predictions.shape, found.label_ids.shape))
+        return {"accuracy": float((found.predictions.argmax(-1) == found.label_ids).mean())}
+
+    rows = [{name: row[name] for name in ("input_ids", "labels")} for row in sentences()]
+    trainer = trained(tmp_path, Own(8), curriculum.one_shot(Own(16)), rows, compute_metrics=measured, **settings,
+                      eval_strategy="steps", eval_steps=2, save_strategy="steps", save_steps=2,
+                      load_best_model_at_end=True, metric_for_best_model="accuracy")  # fmt: skip
+    assert 0 <= trainer.evaluate()["eval_accuracy"] <= 1
+    assert set(seen) == {((8, LENGTH, WORDS), (8, LENGTH))}
+
+
+def seeded(seed: int) -> nn.Module:
+    with seeding.global_rng(seed, "init"):
+        return Own(8)
+
+
+class Halt(transformers.TrainerCallback):
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = state.global_step == 2
+
+
+@pytest.mark.parametrize(("steps", "told"), [(3, 1), (1, 0)])
+def test_a_training_that_ends_in_an_early_stage_is_told(steps: int, told: int, tmp_path: Path) -> None:
+    plan = curriculum.extracted(Own(16), [("embed", "embed")], steps)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        trained(tmp_path, Own(8), plan, sentences(), callbacks=[Halt()])
+    assert sum("ended after 2 steps, in stage 1 of 2" in str(one.message) for one in said) == told
+
+
+def test_sparse_redrawn_maps_are_saved_and_resumed(tmp_path: Path) -> None:
+    plan = curriculum.extracted(Own(16), [("embed", "embed")], 3, sparse, redraw=True)
+    whole = trained(tmp_path, seeded(1), plan, sentences(), save_strategy="steps", save_steps=2)
+    again = seeded(2)
+    args = TrainingArguments(str(tmp_path), max_steps=4, per_device_train_batch_size=8, use_cpu=True, report_to=[],
+                             save_strategy="no", disable_tqdm=True)  # fmt: skip
+    trainer = CurriculumTrainer(again, args, curriculum=plan, train_dataset=sentences())
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert same(weights(whole), weights(trainer))
+
+
+class Spans(nn.Module):
+    """Answers with the places of a start and an end, as students of questions do."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(WORDS, width), nn.Linear(width, 2)
+
+    def forward(self, input_ids: torch.Tensor, start_positions: Any = None, end_positions: Any = None) -> Any:
+        start, end = self.head(self.embed(input_ids)).unbind(-1)
+        return transformers.modeling_outputs.QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
+
+
+def test_hidden_stages_need_no_labels_of_one_kind(tmp_path: Path) -> None:
+    rows = [{"input_ids": row["input_ids"], "start_positions": 1, "end_positions": 2} for row in sentences()]
+    settings = {"label_names": ["start_positions", "end_positions"]}
+    plan = Curriculum("hidden", (Stage(Hidden(Spans(16), "embed", "embed")),))
+    assert trained(tmp_path / "1", Spans(8), plan, rows, **settings).state.global_step == 4
+    with pytest.raises(ValueError, match="a curriculum knows one kind of labels"):
+        trained(tmp_path / "2", Spans(8), curriculum.one_shot(Spans(16)), rows, **settings)
+
+
+def test_what_an_evaluation_in_half_precision_does_is_told(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, bf16_full_eval=True)
+    trainer.evaluate()
+    with pytest.raises(ValueError, match="by an evaluation in half precision before the training, as with bf16_full_"):
+        trainer.train()
+
+
+def test_teachers_for_several_labels_are_refused(tmp_path: Path) -> None:
+    teacher = sorter(16, "bert", problem_type="multi_label_classification")
+    rows = [{"input_ids": row["input_ids"]} for row in sentences()]
+    with pytest.raises(ValueError, match="BertForSequenceClassification is for multi_label_classification"):
+        trained(tmp_path, sorter(8, "distil"), curriculum.one_shot(teacher), rows)

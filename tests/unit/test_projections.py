@@ -4,7 +4,7 @@ from functools import partial
 import pytest
 import torch
 
-from kdutils import seeding
+from kdutils import projections, seeding
 from kdutils.projections import Projection, gaussian, neurons, orthonormal, pca, rademacher, sparse
 
 SPARSE = [partial(sparse, s=s) for s in (1, 3, 12)]
@@ -150,3 +150,14 @@ def test_random_mixing_may_widen(projection: Projection) -> None:
 def test_pca_needs_enough_samples() -> None:
     with pytest.raises(ValueError, match="more than 5 calibration samples, got 5"):
         pca(sample(n=5), 5, seeding.generator(0))
+
+
+@pytest.mark.parametrize("name", ["gaussian", "rademacher", "sparse", "orthonormal", "neurons", "pca"])
+def test_a_default_type_of_torch_changes_nothing(name: str) -> None:
+    hidden, project = sample(), getattr(projections, name)
+    expected = project(hidden, 5, seeding.generator(0, "p")).to_dense()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(project(hidden, 5, seeding.generator(0, "p")).to_dense(), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

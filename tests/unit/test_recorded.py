@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -257,3 +258,54 @@ def test_sums_tell_imaginary_parts_and_what_is_no_tensor() -> None:
         assert not (shards.sums(x) == shards.sums(other)).any()
     named = [shards.sums({"x": x.real, **more}) for more in ({}, {"scale": 1.0}, {"scale": 2.0})]
     assert len({tuple(one.tolist()) for one in named}) == 3
+
+
+def test_sums_tell_lists_and_single_numbers() -> None:
+    x = torch.arange(12.0).view(1, 4, 3)
+    batches: list[dict[str, Any]] = [
+        {}, {"a": [1.0]}, {"a": [50.0]}, {"a": [1.0, 2.0]}, {"a": [2.0, 1.0]}, {"a": {"b": 1.0}},
+        {"a": torch.tensor([2.0])}, {"a": torch.tensor([3.0])}, {"b": torch.tensor([3.0])}, {"a": 1.0}, {"a": "1.0"},
+    ]  # fmt: skip
+    found = [tuple(shards.sums({"x": x, **batch}).tolist()) for batch in batches]
+    assert len(set(found)) == len(batches)
+    names = ["a", "b", "a", "c"]  # as default_collate leaves texts: one a sample, in whatever batch
+    whole = shards.sums({"x": x, "name": names})
+    for i, name in enumerate(names):
+        assert shards.sums({"x": x[:, i : i + 1], "name": [name]}) == whole[i]
+
+
+def test_entries_without_samples_first_are_named() -> None:
+    batch = {"cache_position": torch.arange(12)[None], "ids": torch.zeros(1, 64, 12, dtype=torch.long)}
+    refused(
+        lambda: shards.sums(batch), "every entry of a batch needs its samples first.*'cache_position' has 12, 'ids'"
+    )
+    shared = {"a": torch.arange(12)[None, None], "ids": batch["ids"]}  # one row for all samples, as of positions
+    assert len(shards.sums(shared)) == 64
+
+
+def test_numbers_of_numpy_are_written(tmp_path: Path) -> None:
+    heat = np.float32(2.0)
+    made(tmp_path, Curriculum("numpy", (Stage(Output(TEACHER, heat, heat), np.int64(20)), Stage(Output(TEACHER)))))
+    assert [stage.steps for stage in recorded.plan(tmp_path).stages] == [20, None]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3"])
+def test_a_damaged_record_is_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / shards.ABOUT).write_text(content)
+    refused(lambda: recorded.plan(tmp_path), "is damaged .*: record anew|was recorded by another version")
+
+
+def test_a_teacher_that_overflows_is_not_recorded(tmp_path: Path) -> None:
+    class Overflowing(Transformer):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).masked_fill((x == X[30, 0]).any(-1)[:, None, None], torch.nan)
+
+    plan = curriculum.one_shot(Overflowing(WORDS, 8, 1, 2, LENGTH))
+    refused(
+        lambda: made(tmp_path, plan), "output of final teacher is not finite at sample . of seed number 0 of a batch"
+    )
+
+
+def test_asked_needs_labels_of_the_calibration(tmp_path: Path) -> None:
+    refused(lambda: made(tmp_path, PLANS["asked"](), calibration_labels=None), "needs .*: give calibration_labels")
+    refused(lambda: Distiller(network(8, 2), PLANS["asked"](), total=9, calibration=X), "give calibration_labels")

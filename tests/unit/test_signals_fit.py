@@ -85,8 +85,14 @@ def test_labels_that_are_none(y: Any, said: str) -> None:
     some = torch.zeros(2, 16, dtype=torch.long)
     some[0, 3] = IGNORE
     Labels().bind(students, x, some)
-    if isinstance(y, torch.Tensor):  # a teacher's output asks nothing of one label a sample
-        Output(MLP(6, 8)).bind(students, x, y)
+    output = Output(MLP(6, 8))  # a teacher's output asks nothing of whole numbers, and of no numbers at all
+    if not isinstance(y, torch.Tensor) or not y.is_floating_point():
+        output.bind(students, x, y)
+    else:
+        with pytest.raises(ValueError, match=said):
+            output.bind(students, x, y)
+    with pytest.raises(ValueError, match="labels of that very shape are no classes: several labels or one logit"):
+        output.bind(students, x, torch.zeros(2, 16, 2, dtype=torch.long))
 
 
 def test_positions_need_their_own_labels() -> None:
@@ -117,10 +123,10 @@ def test_classes_are_last(make: Callable[[nn.Module], Signal]) -> None:
     with pytest.raises(ValueError, match=r"of \(2, 3, 8, 8\) need labels of \(2, 3, 8\)"):
         make(Segmented(False)).bind(first, x, y)
     alike = Ensemble(partial(Segmented, False, 8), [1, 2])  # nobody can tell 8 classes from 8 rows
-    with pytest.raises(ValueError, match="dimension holds the units"):
+    with pytest.raises(ValueError, match=r"return its classes last .*movedim"):
         make(Segmented(False, 8)).bind(alike, x, y)
     if make is Output:
-        with pytest.raises(ValueError, match="dimension holds the units"):
+        with pytest.raises(ValueError, match=r"return its classes last .*movedim"):
             Output(Segmented(False)).bind(first, x)
 
 

@@ -1,0 +1,84 @@
+"""What stands between transformers' Trainer and a Distiller."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainerCallback, TrainingArguments
+
+from kdutils import inside
+from kdutils.distiller import Distiller
+
+ROW = "row"  # the entry of a batch that holds the numbers of its rows in the training set, for recorded plans
+
+
+def suited(model: nn.Module, args: TrainingArguments, given: dict[str, Any]) -> None:
+    """ValueError for a student, settings or arguments of a Trainer that would be left out without a word."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model must be the student, a torch module, not {type(model).__name__}")
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("torch.compile(model) hides its class: give the model itself, after model.compile()")
+    if getattr(args, "torch_compile", False):
+        raise ValueError("torch_compile=True would compile nothing in training: leave it out, and call model.compile()")
+    if unused := [name for name in ("compute_loss_func", "model_init") if given.get(name) is not None]:
+        raise ValueError(f"{unused[0]} has no meaning here: the curriculum says what the loss is")
+    if wrong := [name for name in ("label_smoothing_factor", "auto_find_batch_size") if getattr(args, name, None)]:
+        raise ValueError(f"{wrong[0]} has no meaning here: a curriculum says what the loss is, and counts its steps")
+    if args.n_gpu > 1:
+        raise ValueError("several GPUs need a process each: start the program with torchrun or accelerate launch")
+
+
+class Numbered(torch.utils.data.Dataset):
+    """Rows that know their numbers."""
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {**self.rows[row], ROW: int(row)}
+
+
+class FreshMoments(TrainerCallback):
+    """The optimiser forgets its state before the first step of every later stage."""
+
+    def __init__(self, starts: list[int]) -> None:
+        self.starts = starts
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        if state.global_step in self.starts:
+            getattr(optimizer, "optimizer", optimizer).state.clear()
+
+
+class Hosted(Distiller):
+    """A Distiller that a Trainer takes for its student: it has the student's attributes, and evaluates it."""
+
+    def forward(self, *args: Any, distilled: tuple | None = None, **inputs: Any) -> Any:
+        if distilled is None:
+            return self.student(*args, **inside.given(self.student, inputs, self._one.spare))
+        return super().forward(*distilled)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("student"), name)
+
+
+class Ended(TrainerCallback):
+    """Warns of a training that something, as EarlyStoppingCallback, ended before the last stage."""
+
+    def __init__(self, starts: list[int]) -> None:
+        self.starts = starts
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        stage = sum(start < state.global_step for start in self.starts)
+        if 0 < stage < len(self.starts):
+            told = f"the training ended after {state.global_step} steps, in stage {stage} of {len(self.starts)}"
+            advice = "what comes later was not learned (a criterion of stopping has to wait for the last stage)"
+            warnings.warn(f"{told}: {advice}", stacklevel=2)

@@ -1,0 +1,131 @@
+"""Teachers, masks and signals are told apart by all that they do, and alike in every process."""
+
+import copy
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kdutils import curriculum, fingerprints, recorded, seeding
+from kdutils.curriculum import Curriculum, Stage
+from kdutils.distiller import Distiller
+from kdutils.fingerprints import described, fingerprint
+from kdutils.signals import Bound
+
+
+def linear(seed: int) -> nn.Linear:
+    with seeding.global_rng(seed, "init"):
+        return nn.Linear(6, 5)
+
+
+def half(z: torch.Tensor) -> torch.Tensor:
+    return z / 2
+
+
+class Held(nn.Module):
+    """Keeps something that is neither a parameter nor a plain attribute, and what passes leave behind."""
+
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.first, self._held, self.calls, self.memory, self._last = linear(0), held, [], {}, None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.first(x)
+        self.calls.append(len(x))
+        self.memory[len(x)] = z
+        return self.noted(z)
+
+    def noted(self, z: torch.Tensor) -> torch.Tensor:
+        self._last = z
+        return z
+
+
+class Halved(Held):
+    def noted(self, z: torch.Tensor) -> torch.Tensor:
+        return super().noted(half(z))
+
+
+Named = type("Halved", (Held,), {"noted": lambda self, z: half(half(z)), "__qualname__": "Halved"})
+PAIRS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "tensor": lambda: (Held(torch.tensor(1.0)), Held(torch.tensor(9.0))),
+    "list": lambda: (Held([1.0]), Held([5.0])),
+    "number": lambda: (Held(1.0), Held(5.0)),
+    "networks in a list": lambda: (Held([linear(1)]), Held([linear(2)])),
+    "networks in a dict": lambda: (Held({"a": linear(1)}), Held({"a": linear(2)})),
+    "what a method does": lambda: (Halved(1), Named(1)),
+}
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_teachers_that_differ_are_told_apart(pair: str, tmp_path: Path) -> None:
+    (one, two), (again, _) = (PAIRS[pair]() for _ in range(2))
+    x = torch.randn(8, 6)
+    assert fingerprint(one) != fingerprint(two)
+    one(x)
+    assert fingerprint(one) == fingerprint(again) == fingerprint(copy.deepcopy(again)), "a pass changes nothing"
+    recorded.record(curriculum.one_shot(again), linear(3), x, tmp_path, calibration=x)
+    recorded.plan(tmp_path, of=curriculum.one_shot(one))
+    with pytest.raises(ValueError, match="targets of another plan, teacher or data set"):
+        recorded.plan(tmp_path, of=curriculum.one_shot(two))
+
+
+def test_networks_that_hold_one_another_are_told_apart() -> None:
+    def ring(seed: int) -> nn.Module:
+        network = nn.ModuleList(Held([]) for _ in range(12))
+        for part in network:
+            part._held = [*network, linear(seed)]
+        return network
+
+    assert fingerprint(ring(1)) == fingerprint(ring(1)) != fingerprint(ring(2))
+
+
+class NotPadding:
+    def __init__(self, padding: int) -> None:
+        self.padding, self.calls = padding, 0
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return batch != self.padding
+
+
+class Square:
+    """A signal that is no dataclass."""
+
+    def __init__(self, teacher: nn.Module) -> None:
+        self.teacher = teacher
+
+    def bind(self, students: Any, x: Any, y: Any = None) -> Bound:
+        return Bound(("",), lambda x, y: x, lambda values, target: values[""].square().mean((1, 2, 3)))
+
+
+def test_objects_are_told_by_what_they_hold() -> None:
+    junk, ids = [], torch.randint(0, 10, (8, 5))
+
+    def host(padding: int, seed: int) -> Distiller:
+        junk.extend(object() for _ in range(999))  # other places in memory
+        student, plan = nn.Sequential(nn.Embedding(10, 4)), Curriculum("own", (Stage(Square(linear(seed))),))
+        return Distiller(student, plan, total=5, calibration=ids, mask=NotPadding(padding))
+
+    one = host(0, 0)
+    one(ids, None, 0)
+    host(0, 0).load_state_dict(one.state_dict())
+    for other in (host(1, 0), host(0, 1)):
+        with pytest.raises(ValueError, match="the saved state is of another curriculum"):
+            other.load_state_dict(one.state_dict())
+    told = described({"mask": NotPadding(0), "bare": object(), "tensor": torch.zeros(3000), "file": sys.stdout.write})
+    assert not re.search("0x|\\.\\.\\.", told)
+    assert described(torch.zeros(3000)) != described(torch.cat([torch.zeros(2999), torch.ones(1)]))
+
+
+def test_networks_of_torch_jit_are_refused() -> None:
+    network = torch.jit.script(nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 5)))
+    for plan in (curriculum.one_shot(network), curriculum.extracted(network, [("0", "0")], 2)):
+        with pytest.raises(ValueError, match=r"from torch\.jit, which hides what a network is: give the module it was"):
+            Distiller(nn.Sequential(nn.Linear(6, 5)), plan, total=5, calibration=torch.randn(8, 6))
+    with pytest.raises(ValueError, match=r"from torch\.jit"):
+        fingerprints.fingerprint(network)
