@@ -16,6 +16,7 @@ import hashlib
 import inspect
 import json
 import os
+import sys
 import types
 import weakref
 from collections import deque
@@ -258,7 +259,8 @@ class _Walk:
     def read(self, f: types.FunctionType, chain: tuple, owner: str) -> Any:
         home, found = source.resolve(f, chain)
         where = f"global `{'.'.join(str(part) for part in chain if part)}` read by `{owner}`"
-        if found is os.getenv or isinstance(found, type(os.environ)) or source.is_registered(found):
+        outside = found is os.getenv or found is sys.modules or isinstance(found, type(os.environ))
+        if outside or source.is_registered(found) or chain[0] in source.REACHING:
             return self.hidden(found, where)
         return {"of": home} if home else self.value(found, where)
 
@@ -295,6 +297,4 @@ class _Walk:
 
 
 def _describes(kind: type) -> bool:
-    method = getattr(kind, "describe", None)
-    parameters = inspect.signature(method).parameters.values() if callable(method) else ()
-    return sum(p.default is p.empty for p in parameters) == 1  # the object itself
+    return kind.__module__.startswith("kdutils.") and hasattr(kind, "describe")  # others may mean something else by it
