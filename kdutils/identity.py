@@ -16,6 +16,7 @@ import hashlib
 import inspect
 import json
 import os
+import sys
 import types
 import weakref
 from collections import deque
@@ -62,8 +63,7 @@ def describe(thing: Any) -> Any:
     >>> describe(3), describe([1, "a"]) == describe([1, "a"]), describe(describe) == describe(digest)
     (3, True, False)
     """
-    walk = _Walk()
-    parts = walk.through(thing, "what is given")
+    parts = (walk := Walk()).through(thing, "what is given")
     if not isinstance(parts[0], dict):
         return parts[0]
     h, shown = hashlib.sha256("\n".join(map(_text, parts)).encode()), {"is": type(thing).__qualname__}
@@ -92,7 +92,7 @@ def _shown(thing: Any, depth: int = 6) -> Any:
     return {"is": kind.__qualname__} | fields
 
 
-class _Walk:
+class Walk:
     """One look through all that a thing leads to: each object once, in a fixed order, circles and all.
 
     Whether a network is in training mode counts where code holds it that need not put it in eval mode: `mode` is
@@ -103,7 +103,7 @@ class _Walk:
         self.numbers: dict[int, tuple[int, Any]] = {}  # the objects are kept, or another would take their address
         self.queue: deque[tuple[Any, str, str]] = deque()
         self.unseen: dict[str, None] = {}
-        self.sorting, self.mode = sorting, "eval"
+        self.sorting, self.mode, self.listed = sorting, "eval", 0
 
     def through(self, thing: Any, where: str) -> list[Any]:
         look, parts = self.value, []
@@ -130,10 +130,11 @@ class _Walk:
         if kind is bytes:
             return {"bytes": hashlib.sha256(thing).hexdigest()}
         if kind is tuple or (kind is list and {type(entry) for entry in thing} <= {int, str, bool}):
+            self.listed += len(thing)
             return {kind.__name__: [self.value(entry, where) for entry in thing]}
         if kind in (set, frozenset) and id(thing) not in self.sorting:
             within = self.sorting | {id(thing)}
-            entries = sorted(thing, key=lambda entry: _text(_Walk(within).through(entry, where)))
+            entries = sorted(thing, key=lambda entry: _text(Walk(within).through(entry, where)))
             return {kind.__name__: [self.value(entry, where) for entry in entries]}
         new = id(thing) not in self.numbers
         if new and len(self.numbers) >= _LIMIT:
@@ -258,7 +259,8 @@ class _Walk:
     def read(self, f: types.FunctionType, chain: tuple, owner: str) -> Any:
         home, found = source.resolve(f, chain)
         where = f"global `{'.'.join(str(part) for part in chain if part)}` read by `{owner}`"
-        if found is os.getenv or isinstance(found, type(os.environ)) or source.is_registered(found):
+        outside = found is os.getenv or found is sys.modules or isinstance(found, type(os.environ))
+        if outside or source.is_registered(found) or chain[0] in source.REACHING:
             return self.hidden(found, where)
         return {"of": home} if home else self.value(found, where)
 
@@ -295,6 +297,4 @@ class _Walk:
 
 
 def _describes(kind: type) -> bool:
-    method = getattr(kind, "describe", None)
-    parameters = inspect.signature(method).parameters.values() if callable(method) else ()
-    return sum(p.default is p.empty for p in parameters) == 1  # the object itself
+    return kind.__module__.startswith("kdutils.") and hasattr(kind, "describe")  # others may mean something else by it

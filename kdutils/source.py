@@ -25,13 +25,17 @@ _ROOT = Path(__file__).resolve().parent
 _FLAGS = 0x3AC  # of a code object: *args, **kwargs, generator, coroutine; the others say how it was compiled
 # Instructions that come and go with line numbers, with sizes, and with what else is compiled at the same time.
 _SILENT = {"NOP", "EXTENDED_ARG", "CACHE", "RESUME", "PUSH_NULL"}
-DYNAMIC = (eval, exec, globals, __import__)  # they reach names which no code shows
+DYNAMIC = (eval, exec, globals, __import__, importlib.import_module, importlib.util.spec_from_file_location,
+           sys._getframe, inspect.currentframe, inspect.stack, sys.modules)  # fmt: skip  # names that no code shows
+_BY_NAME = {"modules", *(thing.__name__ for thing in DYNAMIC[:-1])}
+REACHING = {"__subclasses__", "__globals__", "f_globals"}  # attributes that reach them, whosever they are
 PYTHON = f"python {platform.python_version()}"
 BUILTIN = (
     types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
     types.ClassMethodDescriptorType,
 )  # fmt: skip
 _OF_TORCH = {"aten", "prim", "prims", "quantized", "_quantized", "onednn", "mkldnn", "mkl", "profiler", "c10d"}
+_CODE = types.FunctionType | types.BuiltinFunctionType | types.MethodDescriptorType | types.WrapperDescriptorType
 _LOOKUPS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
 _BESIDES = {  # what a class holds besides what was written in it, or follows from that
@@ -76,19 +80,6 @@ def source_hash() -> str:
     return h.hexdigest()
 
 
-def touched() -> dict[str, Any]:
-    """What somebody may have changed in these modules since they were read: numbers, functions, methods."""
-    found: dict[str, Any] = {}
-    for room in rooms():
-        module = f"kdutils.{room}"
-        for name, thing in vars(sys.modules[module]).items() if module in sys.modules else ():
-            number = type(thing) in (int, float, bool)
-            replaced = isinstance(thing, types.FunctionType) and not origin(thing.__globals__["__name__"])
-            if number or replaced or (isinstance(thing, type) and thing.__module__ == module and patches(thing)):
-                found[f"{room}.{name}"] = thing
-    return found
-
-
 # ---- whose code it is ----
 
 
@@ -127,15 +118,14 @@ def _distribution(top: str, path: str | None) -> str | None:
 
 
 def known(thing: types.FunctionType | type) -> dict[str, str] | None:
-    """The full name of a function or class and what it is of, where these say all that there is to it."""
+    """The full name of a function or class and what it is of, where these say all that there is to it; LookupError
+    for one that reaches what no code shows."""
+    if any(thing is one for one in DYNAMIC):
+        raise LookupError(f"{thing.__qualname__} may do anything")
+    places = [(thing.__module__, thing.__qualname__)]
     if isinstance(thing, types.FunctionType):  # a decorator of others may have given its own the name of the reader's
-        places = [
-            (thing.__module__, thing.__qualname__),
-            (thing.__globals__.get("__name__"), thing.__code__.co_qualname),
-        ]
+        places += [(thing.__globals__.get("__name__"), thing.__code__.co_qualname)]
         places = [] if is_own(thing) else places
-    else:
-        places = [(thing.__module__, thing.__qualname__)]
     for module, name in places:
         found = sys.modules.get(module or "")
         for part in name.split("."):
@@ -146,11 +136,7 @@ def known(thing: types.FunctionType | type) -> dict[str, str] | None:
 
 
 def builtin(thing: Any) -> tuple[Any, dict[str, str] | None]:
-    """The object that a function written in C is bound to; or None, its full name and what it is of.
-
-    Raises:
-        LookupError: for one that is of nothing known.
-    """
+    """The object that a function in C is bound to; or None, and its full name and home (LookupError: none is known)."""
     holder = getattr(thing, "__objclass__", getattr(thing, "__self__", None))
     free = type(holder).__name__.startswith(("NoneType", "module", "PyCapsule", "pybind11_"))
     if not free and not isinstance(holder, type):
@@ -177,20 +163,40 @@ def is_own(thing: Any) -> bool:
     return isinstance(thing, type) and origin(thing.__module__) is None
 
 
+def replaced(holder: type | types.ModuleType) -> dict[str, Any]:
+    """What a class or module of others holds of the reader's own, and the full names of functions under other names."""
+    found, home = {}, vars(sys.modules.get(getattr(holder, "__module__", ""), holder))
+    for name, value in vars(holder).items():
+        does = callable(value) or isinstance(value, functools.partialmethod)
+        at_home = isinstance(value, BUILTIN) or getattr(value, "__globals__", None) is home
+        if does and not at_home and is_put(value):
+            found[name] = value
+        elif isinstance(value, _CODE) and "<locals>" not in value.__qualname__:  # as libraries put some into others
+            renamed = isinstance(holder, type) and value.__qualname__ != f"{holder.__qualname__}.{name}"
+            found |= {name: _full_name(value)} if renamed or value.__name__ != name else {}
+    return found
+
+
+def is_put(thing: Any) -> bool:
+    """Whether this, in a library, was put there: it is of the reader's own, or is made from arguments of somebody's."""
+    made = isinstance(thing, functools.partial | functools.partialmethod)
+    loaded = type(thing).__module__.partition(".")[0] in sys.modules  # or it is a type that a library made in C
+    return made or is_own(thing) or (loaded and not isinstance(thing, type) and is_own(type(thing)))
+
+
+def _full_name(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', None)}.{thing.__qualname__}"
+
+
 def patches(kind: type) -> dict[str, Any]:
-    """What is of the reader's own in classes of others among the bases of `kind`, and in the modules they are from."""
+    """What was `replaced` in classes of others among the bases of `kind`, and in the modules they are from."""
     found = {}
     for base in kind.__mro__:
         if origin(base.__module__) not in (None, PYTHON):
-            at_home = vars(sys.modules[base.__module__]) if base.__module__ in sys.modules else None
-            shared = sys.modules.get("torch.nn.functional") if base.__module__.startswith("torch.nn") else None
-            for module in {id(m): m for m in (sys.modules.get(base.__module__), shared) if m}.values():
-                inside = {n: v for n, v in vars(module).items() if isinstance(v, type | types.FunctionType)}
-                found |= {f"{module.__name__}.{name}": value for name, value in inside.items() if is_own(value)}
-            for name, value in vars(base).items():
-                if type(value) is types.FunctionType and value.__globals__ is not at_home and is_own(value):
-                    found[f"{base.__qualname__}.{name}"] = value
-    return found
+            shared = "torch.nn.functional" if base.__module__.startswith("torch.nn") else base.__module__
+            holders = {base, *(sys.modules[name] for name in (base.__module__, shared) if name in sys.modules)}
+            found |= {f"{at.__name__}.{name}": value for at in holders for name, value in replaced(at).items()}
+    return dict(sorted(found.items()))
 
 
 def attention(network: Any) -> Any:
@@ -244,11 +250,14 @@ def compiled(code: types.CodeType) -> tuple[str, tuple[tuple, ...]]:
         elif step.opcode in dis.hasjrel or step.opcode in dis.hasjabs:
             argument = bisect.bisect_left(offsets, argument)
         text.append(f"{step.opname.replace('METHOD', 'ATTR')} {argument!r}")  # imported in the same cell, or not
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and argument in REACHING:
+            chains.append((argument,))
         if step.opname in _LOOKUPS and argument != "__name__":
             following = itertools.takewhile(lambda s: s.opname in ("LOAD_ATTR", "LOAD_METHOD"), steps[n + 1 : n + 9])
             chains.append((argument, *(s.argval for s in following)))
         elif step.opname == "IMPORT_NAME":
-            level, names = steps[n - 2].argval, steps[n - 1].argval or (None,)
+            level, names = steps[n - 2].argval, steps[n - 1].argval
+            names = names or (None, *(name for name in code.co_names if name in _BY_NAME))
             chains += [(None, level, argument, name) for name in names]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -269,7 +278,7 @@ def resolve(f: types.FunctionType, chain: tuple) -> tuple[str | None, Any]:
     if name is None:
         level, name, *rest = rest
         name = importlib.util.resolve_name("." * level + name, f.__globals__.get("__package__") or "")
-        if home := origin(name):
+        if (home := origin(name)) and name not in sys.modules:
             return home, None
         found, rest = importlib.import_module(name), [n for n in rest if n]
     elif name in f.__globals__:
@@ -284,5 +293,8 @@ def resolve(f: types.FunctionType, chain: tuple) -> tuple[str | None, Any]:
         home = origin(found.__name__)
         if not rest:
             break
-        found = getattr(found, rest.pop(0), "undefined")
-    return (None if is_registered(found) or is_own(found) else home), found
+        found = getattr(found, name := rest.pop(0), "undefined")
+    if is_registered(found) or is_put(found) or any(found is one for one in DYNAMIC):
+        return None, found
+    renamed = home and isinstance(found, _CODE) and found.__name__ != name
+    return f"{home}: {_full_name(found)}" if renamed else home, found

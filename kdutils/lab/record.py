@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from kdutils import reading
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.store import Store
 
@@ -113,6 +114,21 @@ def tell_of_attributes(before: Ensemble, after: Ensemble) -> None:
             f"{type(before.skeleton).__name__} changes its attribute {changed[0]!r} while it runs; a run keeps "
             "parameters and buffers alone, so register it as a buffer if its outputs depend on it",
             stacklevel=3,
+        )
+
+
+def tell_of_modes(students: Ensemble, x: torch.Tensor) -> None:
+    """Say that students are trained in eval mode, where training mode would give something else."""
+    if students.stacks and not students.buffers:
+        return
+    x = x.expand(len(students.seeds), *x.shape)
+    with torch.no_grad():
+        one, two = (students.clone().run(x, (reading.OUTPUT,), mode)[0][reading.OUTPUT] for mode in ("eval", "train"))
+    if not torch.allclose(one, two, rtol=1e-3, atol=1e-5, equal_nan=True):
+        warnings.warn(
+            f"{type(students.skeleton).__name__} is trained in eval mode: without dropout, and with batch norm's "
+            "statistics as they were built; train(..., mode='train') trains it as it was built",
+            stacklevel=4,
         )
 
 

@@ -8,6 +8,8 @@ import itertools
 import json
 import os
 import secrets
+import sys
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from kdutils.identity import describe, digest
-from kdutils.source import source_hash, touched
+from kdutils.source import origin, patches, replaced, rooms, source_hash
 
 __all__ = ["Store", "describe", "digest", "key", "source_hash", "unseen"]
 
@@ -41,13 +43,27 @@ def _checksum(tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> str:
     return hashlib.sha256((digest(tensors) + _text(meta)).encode()).hexdigest()
 
 
+def _touched() -> dict[str, Any]:
+    """What somebody may have changed since it was read: numbers, functions and methods of the code that every run goes
+    through, and what torch holds in another's place."""
+    everywhere = torch, torch.Tensor, torch.nn.functional
+    found = {f"{holder.__name__}.{name}": thing for holder in everywhere for name, thing in replaced(holder).items()}
+    for module in (f"kdutils.{room}" for room in rooms()):
+        for name, thing in vars(sys.modules[module]).items() if module in sys.modules else ():
+            number = type(thing) in (int, float, bool)
+            own = isinstance(thing, types.FunctionType) and not origin(thing.__globals__["__name__"])
+            if number or own or (isinstance(thing, type) and thing.__module__ == module and patches(thing)):
+                found[f"{module}.{name}"] = thing
+    return found
+
+
 def key(settings: dict[str, Any]) -> str:
     """The name of a run: a hash of its settings, of the code that produced it, and of torch's version and modes."""
     modes = [str(torch.get_default_dtype()), torch.get_float32_matmul_precision()]
     cast = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
     modes += [f"{device} {torch.get_autocast_dtype(device)}" for device in cast]
     modes += [describe([*table.values()]) for table in _EVERYWHERE if table]
-    code = [source_hash(), describe(touched()), torch.__version__]
+    code = [source_hash(), describe(_touched()), torch.__version__]
     return hashlib.sha256(_text([settings, code, modes]).encode()).hexdigest()[:20]
 
 

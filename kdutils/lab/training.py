@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from kdutils import checks, losses, reading, seeding
+from kdutils import checks, losses, seeding, source
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import SGD, Optimiser
-from kdutils.lab.record import Run, Saved, from_store, tell_of_attributes, to_store
+from kdutils.lab.record import Run, Saved, from_store, tell_of_attributes, tell_of_modes, to_store
 from kdutils.signals import Bound
 from kdutils.tasks import cost, outside
 from kdutils.tasks.outside import draw
@@ -83,9 +82,9 @@ def train(
     Raises:
         DivergenceError: as soon as an evaluation finds that a loss was not finite, if nothing but the learning rate
             explains it.
-        ValueError: when the stages do not fit in `steps`, for a count that is none, a finite task without a
-            `held_out_task`, a task or teacher whose numbers are not finite, or networks that were wrapped for
-            several processes.
+        ValueError: when the stages do not fit in `steps`, or leave some, for a count that is none, a finite task
+            without a `held_out_task`, a task or teacher whose numbers are not finite, or networks that were wrapped
+            for several processes.
     """
     steps, batch = checks.count("steps", steps), checks.count("batch", batch)
     evaluate_every, held_out = checks.count("evaluate_every", evaluate_every), checks.count("held_out", held_out)
@@ -105,7 +104,9 @@ def train(
     key = store.key(settings)
     if runs is not None and not runs.accepts(settings):
         runs = None
-    lengths = curriculum.lengths(steps)
+    if (taken := sum(lengths := curriculum.lengths(steps))) < steps:
+        advice = f"say steps={taken}, or leave its last stage open"
+        raise ValueError(f"{curriculum.name!r} ends after {taken} of {steps} steps: {advice}")
     stored = runs.load(key) if runs is not None else None
     if stored is not None:
         return from_store(*stored, key, settings, students)
@@ -165,7 +166,7 @@ class _Loop:
         self.samples = Samples(task, students.seeds, batch, device, students.drawn)
         self.judge = HeldOut(task, judge, held_out, 4 * batch, device)
         if mode == "eval":
-            _tell_of_modes(students, self.judge.pieces[0][0])
+            tell_of_modes(students, self.judge.pieces[0][0])
         self.first_bad = torch.full((len(students),), torch.inf, device=device)
         self.flops_per_sample = self.flops_so_far = 0.0
         self.counted, self.step = True, 0
@@ -181,7 +182,9 @@ class _Loop:
         size = max(64, CALIBRATION // max(1, self.judge.pieces[0][1][0].numel()))
         x, y = (torch.stack(p) for p in zip(*[draw(self.task, size, g) for g in generators], strict=True))
         self.entry = self._copy()
-        self.bound = stage.signal.bind(students, x, y)
+        own = source.is_own(type(stage.signal))  # else it is a teacher that may look at something
+        self.part = stage.signal if own else getattr(stage.signal, "teacher", stage.signal)
+        self.bound = outside.heard(self.part, lambda: stage.signal.bind(students, x, y))
         moving = {n: p for n, p in students.parameters.items() if n not in students.frozen}
         own = {n: p for n, p in moving.items() if not stage.only or n.startswith(stage.only)}
         if not own:
@@ -196,29 +199,35 @@ class _Loop:
         x, y = self.samples.next()
         self.step = step
         if self.counted:
-            losses, gradients = self._gradients(x, self.bound.target(x, y))
-        else:  # the first step of a stage also counts its operations
-            target, teacher = cost.flops(lambda: self.bound.target(x, y))
-            (losses, gradients), student = cost.flops(lambda: self._gradients(x, target))
+            with outside.drawing(self.part):
+                losses, gradients, buffers = self._gradients(x, self.bound.target(x, y))
+        else:  # the first step of a stage also counts its operations, and tells what is drawn
+            streams = self.bound.generators.values()
+            target, teacher = outside.heard(self.part, lambda: cost.flops(lambda: self.bound.target(x, y)), streams)
+            found, student = outside.heard(self.part, lambda: cost.flops(lambda: self._gradients(x, target)))
+            losses, gradients, buffers = found
             seeds, members = len(self.students.seeds), len(self.students)
             self.flops_per_sample = teacher / (seeds * self.batch) + student / (members * self.batch)
             self.counted = True
+        self.students.buffers = {name: value.detach() for name, value in buffers.items()}
         with torch.no_grad():
             self.first_bad = torch.where(losses.isfinite(), self.first_bad, self.first_bad.clamp(max=step))
             self.update(gradients)
         self.flops_so_far += self.flops_per_sample * self.batch
 
-    def _gradients(self, x: torch.Tensor, target: Any) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+    def _gradients(self, x: torch.Tensor, target: Any) -> tuple[torch.Tensor, tuple[Any, ...], dict[str, torch.Tensor]]:
+        """Losses, what they say to each trainable tensor, and the buffers as the pass left them."""
         noise = ("noise", self.students.drawn, self.step)
         values, buffers = self.students.run(x, self.bound.reads, self.mode, noise)
         losses = self.bound.loss(values, self.students.spread(target))
-        self.students.buffers = {name: value.detach() for name, value in buffers.items()}
-        return losses.detach(), torch.autograd.grad(losses.sum(), list(self.trainable.values()), allow_unused=True)
+        slopes = torch.autograd.grad(losses.sum(), list(self.trainable.values()), allow_unused=True)
+        return losses.detach(), slopes, buffers
 
     @torch.no_grad()
     def evaluate(self) -> np.ndarray:
         self._check_finite()
-        accuracy, loss = self.judge.scores(self.students)
+        with outside.drawing(self.students.skeleton):
+            accuracy, loss = self.judge.scores(self.students)
         self.evaluations.append((self.step, self.flops_so_far, accuracy, loss))
         return accuracy
 
@@ -271,21 +280,6 @@ def _cause(bound: Bound, x: torch.Tensor, y: torch.Tensor, seed: int) -> str | N
         return "no position of the batch has a label"
     bad = checks.nonfinite(bound.target(x, y))
     return None if bad is None else f"the teacher's output is not finite (batch: {bad})"
-
-
-def _tell_of_modes(students: Ensemble, x: torch.Tensor) -> None:
-    """Say that students are trained in eval mode, where training mode would give something else."""
-    if students.stacks and not students.buffers:
-        return
-    x = x.expand(len(students.seeds), *x.shape)
-    with torch.no_grad():
-        one, two = (students.clone().run(x, (reading.OUTPUT,), mode)[0][reading.OUTPUT] for mode in ("eval", "train"))
-    if not torch.allclose(one, two, rtol=1e-3, atol=1e-5, equal_nan=True):
-        warnings.warn(
-            f"{type(students.skeleton).__name__} is trained in eval mode: without dropout, and with batch norm's "
-            "statistics as they were built; train(..., mode='train') trains it as it was built",
-            stacklevel=4,
-        )
 
 
 def _watched(progress: bool | None) -> bool:

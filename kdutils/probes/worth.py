@@ -84,7 +84,8 @@ def worth(
         units: the dimension of their units, where it is not the last (1 for maps with channels first).
 
     Raises:
-        ValueError: for fewer than two batches, labels that do not fit the outputs, a layer with other positions.
+        ValueError: for fewer than two batches or none with labels, labels that are no classes of the outputs, outputs
+            that are probabilities, a layer with other positions.
     """
     checks.count("positions", positions)
     paths = tuple(dict.fromkeys(layers))
@@ -103,6 +104,8 @@ def worth(
         costs = [_cost(teacher, first, path) for path in (*paths, reading.OUTPUT)]
     finally:
         checks.restored(training)
+    if not all(sum(len(part["labels"]) for part in half) for half in halves):
+        raise ValueError(f"no position has a label in one half of the batches: all are {losses.IGNORE}")
     fit, held = ({key: torch.cat([part[key] for part in half]) for key in half[0]} for half in halves)
     both = {key: torch.cat([fit[key], held[key]]) for key in (reading.OUTPUT, "labels")}
     p = both[reading.OUTPUT].exp()
@@ -123,6 +126,8 @@ def _rows(teacher: nn.Module, x: Any, y: torch.Tensor, paths: tuple[str, ...], u
     if values[reading.OUTPUT].shape[:-1] != y.shape:
         own = tuple(values[reading.OUTPUT].shape)
         raise ValueError(f"outputs {own} need labels {own[:-1]}, not {tuple(y.shape)}")
+    checks.labels(y, look=False)
+    checks.not_probabilities(values[reading.OUTPUT])
     losses.check_classes(classes := values[reading.OUTPUT].shape[-1])
     asked = losses.asked(y)
     if len(wrong := y[asked & ((y < 0) | (y >= classes))]):

@@ -27,10 +27,13 @@ KINDS = {  # of an arm's curriculum: the options it takes, and those that are li
     "fitnets": (("temperature", "positions", "units"), ("share", "steps", "heat")),
 }
 VALUES = {"layers": ("each", "reversed", "last", "at once"), "keep": ("all", *mediation.KEPT),
+          "positions": ("all", "asked", "tokens"), "normalise": ("sample", "position"),
           "hidden": ("trained", "untrained", "support", "wrong samples"),
           "projection": ("gaussian", "rademacher", "orthonormal", "pca", "neurons")}  # fmt: skip
 REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf),
          "told": (0.01, 1.0), "heat": (1.0, 16.0)}  # fmt: skip  # of what is given, and of extensions
+WHOLE = ("evaluate_every", "sparse", "units")  # counts, and a dimension after the samples
+RIVALS = (("heat", "temperature"), ("sparse", "projection"))
 ZERO = ("gain", "told")  # may be given as 0
 UNTRAINED = 5000  # added to a teacher's seed: the seed of its untrained control
 
@@ -54,9 +57,12 @@ def wrong_with(arm: Mapping[str, Any]) -> str:
         least = "0 or more" if wrong[0] in ZERO else f"{low:g} or more" if low else "above 0"
         most = f", up to {high:g}" if high < math.inf else ""
         return f"needs different {whole}numbers, {least}{most}, as {wrong[0]!r}, not {arm[wrong[0]]!r}"
-    alone = {"evaluate_every": sound.count, **dict.fromkeys(("temperature", "sparse", "labelled"), sound.above_zero)}
+    alone = {**dict.fromkeys(WHOLE, sound.count), **dict.fromkeys(("temperature", "labelled"), sound.above_zero)}
     if wrong := [key for key, fits in alone.items() if key in arm and not fits(arm[key])]:
-        return f"needs a number above 0 as {wrong[0]!r}, not {arm[wrong[0]]!r}"
+        whole = "whole " if wrong[0] in WHOLE else ""
+        return f"needs a {whole}number above 0 as {wrong[0]!r}, not {arm[wrong[0]]!r}"
+    if wrong := [pair for pair in RIVALS if set(pair) <= set(arm)]:
+        return f"has both {wrong[0][0]!r} and {wrong[0][1]!r}, of which one alone would be used"
     if "share" in lists and ("share" in arm) == ("steps" in arm):
         return "needs either 'share' or 'steps' for its early stages"
     if missing := {"gain", "weight"} & set(lists) - set(arm):

@@ -1,4 +1,4 @@
-"""What a task reads from outside while it draws samples: files, and random numbers that are not its generator's.
+"""What a task, a signal or a network reads from outside while it runs: files, and random numbers of no generator given.
 
 Python tells of files that it opens, of databases, programs and connections, in the thread that opens them. What a
 library opens by itself, as safetensors does, what was opened and kept earlier, and the clock are not heard.
@@ -11,7 +11,7 @@ import random
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,14 @@ from kdutils import identity, source
 _local = threading.local()
 _told: list[bool] = []  # whether Python tells us: what it was asked for once, it does for good
 _CODE = tuple({os.path.realpath(path) + os.sep for path in [sys.prefix, *sysconfig.get_paths().values()]})
-_NO_DATA = ("/dev/", "/proc/", "/sys/")
+_NO_DATA = ("/dev/", "/proc/", "/sys/", "/usr/share/locale", "/usr/share/zoneinfo")
+_BY_THEMSELVES = (
+    "importlib._bootstrap",
+    "torch._inductor",
+    "torch._dynamo",
+    "triton",
+    "kdutils.shards",
+)  # no data, or checked
 _OTHERS = {"sqlite3.connect": "a database", "subprocess.Popen": "a program", "socket.connect": "a connection"}
 
 
@@ -50,13 +57,32 @@ def noted(kept: bool = True) -> Iterator[dict[str, None]]:
 
 @contextmanager
 def drawing(task: Any) -> Iterator[None]:
-    """A block in which a task draws samples, or judges outputs."""
+    """A block in which a task draws samples or judges outputs, or another part of a run does what it does."""
     before = getattr(_local, "task", None), getattr(_local, "wrote", None)
     _local.task, _local.wrote = type(task).__name__, set()
     try:
         yield
     finally:
         _local.task, _local.wrote = before
+
+
+def heard(part: Any, do: Callable[[], Any], generators: Iterable[torch.Generator] = ()) -> Any:
+    """`do()`, listened to in the name of `part`. Where it moves the global streams, it is done again with these
+    elsewhere, and `generators` as they are afterwards: what seeds them by itself leaves them at the same place."""
+    with drawing(part):
+        if getattr(_local, "asked", None) is None:
+            return do()
+        before, done, after = _streams(), do(), _streams()
+        if moved := _moved(before, after):
+            own = [(stream, stream.get_state()) for stream in generators]
+            _elsewhere()
+            do()
+            moved = [name for name in _moved(after, _streams()) if name in moved]
+            for set_state, state in (*zip(_SET.values(), after, strict=True), *((g.set_state, s) for g, s in own)):
+                set_state(state)
+        by = f"that `{type(part).__name__}` draws without a generator"
+        _local.found |= {f"random numbers of `{name}` {by}": None for name in moved}
+    return done
 
 
 def draw(task: Any, n: int, stream: torch.Generator) -> tuple[Any, Any]:
@@ -68,12 +94,10 @@ def draw(task: Any, n: int, stream: torch.Generator) -> tuple[Any, Any]:
         first = _local.asked is not None and id(task) not in _local.asked and source.is_own(type(task))
         before, streams = stream.get_state(), _streams()
         drawn = task.sample(n, stream)
-        moved = [name for name, was, now in zip(_SET, streams, _streams(), strict=True) if _key(was) != _key(now)]
+        moved = _moved(streams, _streams())
         if moved and not any(name in text for name in moved for text in found):
             now = _streams()
-            torch.manual_seed(torch.initial_seed() + 1)
-            np.random.seed(np.random.randint(2**31))
-            random.seed(random.random())
+            _elsewhere()
             again = _again(task, n, before, stream)
             for set_state, state in zip(_SET.values(), now, strict=True):
                 set_state(state)
@@ -105,6 +129,16 @@ def _streams() -> tuple:
     return torch.get_rng_state(), np.random.get_state(), random.getstate()
 
 
+def _moved(before: tuple, after: tuple) -> list[str]:
+    return [name for name, was, now in zip(_SET, before, after, strict=True) if _key(was) != _key(now)]
+
+
+def _elsewhere() -> None:
+    torch.manual_seed(torch.initial_seed() + 1)
+    np.random.seed(np.random.randint(2**31))
+    random.seed(random.random())
+
+
 def _key(state: Any) -> list[Any]:
     parts = (state.numpy(),) if isinstance(state, torch.Tensor) else state
     return [part.tobytes() if isinstance(part, np.ndarray) else part for part in parts]
@@ -120,18 +154,31 @@ def _hear(event: str, arguments: tuple) -> None:
     task, found = getattr(_local, "task", None), getattr(_local, "found", None)
     if task is None or found is None:
         return
-    if event in _OTHERS:
+    if event in _OTHERS and not _by_itself():
         found[f"{_OTHERS[event]} that `{task}` opens"] = None
     if event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
         return
     name, flags = os.path.realpath(os.fsdecode(arguments[0])), arguments[2] or 0
     if flags & (os.O_WRONLY | os.O_TRUNC | os.O_EXCL):
         _local.wrote.add(name)
-    elif name not in _local.wrote and not _is_code(name) and os.path.isfile(name):
+    elif name not in _local.wrote and not _is_code(name) and os.path.isfile(name) and not _by_itself():
         found[f"the file {os.path.basename(name)!r} that `{task}` opens"] = None
+
+
+def _by_itself() -> bool:
+    """Whether no code of the reader's own asks for it: a library is imported or compiles, or a record is opened."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith(_BY_THEMSELVES):
+            return True
+        if not module.startswith("kdutils.") and source.origin(module) is None:
+            return False
+        frame = frame.f_back
+    return False
 
 
 def _is_code(name: str) -> bool:
     """Also what imports look into, and devices."""
     inside = name.startswith((*_CODE, *_NO_DATA)) or ".dist-info" in name or name in sys.path
-    return inside or name.endswith((".py", ".pyc", ".so"))
+    return inside or name.endswith((".py", ".pyc", ".so")) or ".so." in os.path.basename(name)

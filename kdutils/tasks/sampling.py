@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdutils import losses, reading, seeding
+from kdutils import identity, losses, reading, seeding
 from kdutils.signals import Students
 from kdutils.tasks import outside
 from kdutils.tasks.outside import draw
 
 BLOCK = 32  # steps whose samples are drawn at once: drawing is cheaper in larger pieces ...
 LARGEST = 2**15  # ... of up to so many samples
+FEW = 3  # inputs that come twice say nothing: there are 2 ** 24 random numbers in float32
 
 
 class Samples:
@@ -71,13 +72,14 @@ class HeldOut:
     """
 
     def __init__(self, task: Any, judge: Any, n: int, rows: int, device: torch.device) -> None:
-        if judge is None and finite(task):
+        given, judge = judge, task if judge is None else judge
+        x, y = draw(judge, n, seeding.generator(0, "held-out", device=device))
+        if given is None and finite(task, x):
             raise ValueError(
                 f"{type(task).__name__} draws from a finite set, so that its held-out samples would be training "
                 "samples: give held_out_task, a task over other data (or say `finite = False` on the task)"
             )
-        judge = task if judge is None else judge
-        self.judge, (x, y) = judge, draw(judge, n, seeding.generator(0, "held-out", device=device))
+        self.judge = judge
         self.pieces = list(zip(x.split(rows), y.split(rows), strict=True))
         self.score = getattr(judge, "score", None)
         self.metric = "accuracy" if self.score is None else getattr(judge, "score_name", "score")
@@ -118,23 +120,43 @@ def _outputs(students: Students, x: torch.Tensor) -> torch.Tensor:
     return students.outputs(x.expand(len(students.seeds), *x.shape), (reading.OUTPUT,))[reading.OUTPUT]
 
 
-def finite(task: Any) -> bool:
-    """Whether a task draws from a finite set: by its own word (`finite`, `__len__`), or as far as its samples show.
+def finite(task: Any, x: torch.Tensor) -> bool:
+    """Whether a task draws from a finite set: by its own word (`finite`, `__len__`), or as far as samples show.
 
-    Samples that come twice show it where the task holds data, or where inputs are real numbers.
+    Held-out inputs `x` and others are compared by rows. Some may be the same by chance, as of few bits: so many as when
+    each column is shuffled. More of them say that rows are stored: real numbers always, whole ones where the task leads
+    to data of that many entries. So does an attribute that can hold all the rows which came.
+
+    Raises:
+        ValueError: for inputs that are no tensor.
     """
     said = getattr(task, "finite", None)
     if said is not None or hasattr(task, "__len__"):
         return said is None or bool(said)
-    stream = seeding.generator(0, "finite")
-    x, _ = draw(task, 1, stream)
     if not isinstance(x, torch.Tensor):
         raise ValueError(
             f"{type(task).__name__} gives inputs as a {type(x).__name__}; many networks at once read one tensor: let "
             "the task give that, and wrap the network so that it takes it apart"
         )
-    size = x.numel()
-    x = draw(task, max(2, min(1024, 2**24 // size)), stream)[0].flatten(1)
-    holds = any(hasattr(value, "__len__") and getattr(value, "ndim", 0) > 0 for value in vars(task).values())
-    real = x.is_floating_point() and bool((x.nan_to_num() != x.nan_to_num().round()).any())
-    return (holds or real) and len(torch.unique(x, dim=0)) < len(x)
+    stream, size = seeding.generator(0, "finite", device=x.device), max(1, x[:1].numel())
+    most = max(2, 2**24 // size)
+    rows = torch.cat([x[:most], draw(task, min(1024, most), stream)[0]]).flatten(1)
+    different = len(rows.unique(dim=0))
+    if len(rows) - different <= FEW:
+        return False
+    shuffled = torch.rand(rows.shape, generator=stream, device=x.device).argsort(0)
+    by_chance = len(rows) - len(rows.gather(0, shuffled).unique(dim=0))
+    real = rows.is_floating_point() and bool((rows.nan_to_num() != rows.nan_to_num().round()).any())
+    shapes = [tuple(getattr(value, "shape", ())) for value in getattr(task, "__dict__", {}).values()]
+    if any(math.prod(shape) >= different * size for shape in shapes if shape):
+        return True
+    return len(rows) - different > 3 * by_chance + FEW and (real or _entries(task) >= different)
+
+
+def _entries(task: Any) -> int:
+    """How many entries the data has that a task leads to: tensors that are no parameters, arrays, lists."""
+    walk = identity.Walk()
+    walk.through(task, "the task")
+    sizes = ((torch.Tensor, torch.numel), (np.ndarray, np.size), (list | dict, len))
+    held = [thing for _, thing in walk.numbers.values() if not isinstance(thing, torch.nn.Parameter)]
+    return walk.listed + sum(size(thing) for kind, size in sizes for thing in held if isinstance(thing, kind))

@@ -169,13 +169,6 @@ MISTAKES = [
         "whichever seeds train beside it",
     ),
     ("06", 2, "for seed in students.seeds", "for seed in [0] * len(students.seeds)", "each seed needs"),
-    (
-        "06",
-        2,
-        "return Noisy(signal, size)",
-        "Noisy.describe = lambda self: 'noisy'\n    return Noisy(signal, size)",
-        "the store must see",
-    ),
     ("06", 3, "one.values / np", "np.minimum(one.values, one.limit) / np", "is 'unclear', not 'as good'"),
     ("06", 3, "/ other.values", "/ np.minimum(other.values, other.limit)", "change places"),
     ("06", 3, "low > 1.25 or high < 0.8", "low > 1.25", "change places"),

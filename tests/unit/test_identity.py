@@ -4,12 +4,14 @@ import collections
 import ctypes
 import enum
 import functools
+import importlib
 import io
 import json
 import logging
 import os
 import random
 import re
+import subprocess
 import sys
 import threading
 import types
@@ -25,14 +27,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrize, weight_norm
 
 from kdutils import curriculum, identity, projections, seeding, source
 from kdutils.curriculum import Stage
 from kdutils.identity import describe
-from kdutils.lab.store import unseen
+from kdutils.lab.store import key, unseen
 from kdutils.signals import Labels, Output, WeightedSum
 from kdutils.tasks.models import MLP
+from kdutils.tasks.text import Corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -189,24 +193,23 @@ def test_who_shares_what_counts() -> None:
     assert describe(tied) != describe(free)
 
 
-def test_an_object_that_speaks_for_itself() -> None:
-    class Spoken:
-        def __init__(self, said: Any, unsaid: Any) -> None:
-            self.said, self.unsaid = said, unsaid
-
-        def describe(self) -> dict[str, Any]:
-            return {"said": self.said}
-
-    class Silent(Spoken):
-        describe = None
-
-    class Asked(Spoken):
-        def describe(self, what: str) -> str:
+def test_a_method_describe_of_the_readers_own_says_nothing_to_the_store() -> None:
+    class Spoken(Box):
+        def describe(self) -> str:
             return "the same"
 
-    assert describe(Spoken(1, 1)) == describe(Spoken(1, threading.Lock())) != describe(Spoken(2, 1))
-    for kind in (Silent, Asked):
-        assert describe(kind(1, 1)) != describe(kind(1, 2))
+    class Longer(Corpus):
+        more = 0
+
+    def text(kind: type, **more: Any) -> Any:
+        made = kind(torch.arange(50) % 7, 7, 4, "causal")
+        for name, value in more.items():
+            object.__setattr__(made, name, value)
+        return made
+
+    assert describe(Spoken(a=1)) != describe(Spoken(a=2))
+    assert describe(text(Corpus)) == describe(text(Corpus, more=1)), "those of kdutils speak for themselves"
+    assert describe(text(Longer)) != describe(text(Longer, more=1))
 
 
 def test_caches_do_not_count() -> None:
@@ -390,6 +393,48 @@ def test_a_patched_class_of_others_counts(monkeypatch: pytest.MonkeyPatch) -> No
     assert describe(net) == before
 
 
+class Smooth(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.elu(x) + torch.relu(x)
+
+
+class Doubles:
+    def __call__(self, x: torch.Tensor, **how: Any) -> torch.Tensor:
+        return 2 * x
+
+
+PUT: dict[str, tuple[Any, str, Any]] = {  # where, under which name, what
+    "arguments": (F, "elu", partial(F.elu, alpha=0.01)),
+    "an object": (F, "elu", Doubles()),
+    "another of the library": (torch, "relu", F.silu),
+    "another's method": (nn.ReLU, "forward", nn.SiLU.forward),
+    "a method made from another": (nn.ReLU, "forward", functools.partialmethod(nn.LeakyReLU.forward)),
+    "one of tensors": (torch.Tensor, "softmax", lambda self, dim: self),
+    "one that torch reads itself": (torch, "relu", lambda x: x),
+}
+
+
+@pytest.mark.parametrize("put", PUT)
+def test_what_is_put_into_a_library_counts(put: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), Smooth())
+    before = key({"net": describe(net)})
+    assert not hidden(net)
+    monkeypatch.setattr(*PUT[put])
+    assert key({"net": describe(net)}) != before and not hidden(net)
+    monkeypatch.undo()
+    assert key({"net": describe(net)}) == before
+
+
+def test_a_library_puts_nothing_into_torch_that_counts() -> None:
+    """The key is the same whether or not they are loaded."""
+    code = "import kdutils.lab.training; from kdutils.lab.store import key; print(key({}))\n"
+    more = "from transformers import GPT2Config as C, GPT2Model as M; M(C(n_layer=1, n_embd=12, vocab_size=9))\n"
+    more += "import torch; torch.compile(torch.nn.Linear(1, 1), backend='eager')(torch.ones(1))\n"
+    for text in (code, more + code):
+        ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, cwd=ROOT, check=True)
+        assert ran.stdout.strip() == key({})
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="torch.compile needs a compiler there")
 def test_a_compiled_network_is_its_network() -> None:
     def make(scale: float) -> nn.Module:
@@ -453,6 +498,29 @@ def reads_all() -> Any:
     return globals()["THING"]
 
 
+def imports_by_name() -> Any:
+    return importlib.import_module(THING.a).rule
+
+
+def imports_inside() -> Any:
+    import builtins
+    from importlib import import_module
+
+    return builtins.eval("THING"), import_module
+
+
+def loaded() -> Any:
+    return vars(sys.modules[__name__])["THING"]
+
+
+def a_registry() -> Any:
+    return Box.__subclasses__()
+
+
+def by_its_globals() -> Any:
+    return loaded.__globals__["THING"]
+
+
 def generated() -> Any:
     yield 1
 
@@ -485,6 +553,12 @@ UNSEEN: dict[str, tuple[Callable[[], Any], str]] = {
     "a global elsewhere": (lambda: calls_one_that_does, "global `LOCK` read by `reads_a_lock`"),
     "a global library": (lambda: reads_a_library, "global `LIBRARY.abs` read by `reads_a_library`"),
     "a global by its name": (lambda: reads_by_name, "global `eval` read by `reads_by_name`"),
+    "a module by its name": (lambda: imports_by_name, "global `importlib.import_module` read by `imports_by_name`"),
+    "an import inside": (lambda: imports_inside, "global `builtins.eval` read by `imports_inside`"),
+    "another inside": (lambda: imports_inside, "global `importlib.import_module` read by `imports_inside`"),
+    "all modules": (lambda: loaded, "global `sys.modules` read by `loaded`"),
+    "subclasses": (lambda: a_registry, "`__subclasses__` read by `a_registry`"),
+    "a function's globals": (lambda: by_its_globals, "`__globals__` read by `by_its_globals`"),
     "all globals": (lambda: reads_all, "global `globals` read by `reads_all`"),
     "an attribute": (lambda: Holds(threading.Lock()), "attribute `deep` of `Holds` .lock"),
     "an attribute of an object": (lambda: Box(file=HANDLE, lock=threading.Lock()), "attribute `lock` of `Box`"),

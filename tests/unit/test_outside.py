@@ -1,10 +1,11 @@
-"""What a task reads from outside while it draws: such a run is not kept, unless somebody vouches for it."""
+"""What a task, a signal or a network reads from outside while it runs: such a run is kept only with a `version`."""
 
 import os
 import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from os import getenv as ge
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from kdutils import curriculum
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.store import Store
 from kdutils.lab.training import Run, train
+from kdutils.signals import Bound, Labels
 
 
 def fit(task: Any, runs: Store, **options: Any) -> Run:
@@ -151,6 +153,99 @@ def test_a_score_is_listened_to(tmp_path: Path) -> None:
     (tmp_path / "shift.txt").write_text("1")
     with pytest.warns(UserWarning, match="the file 'shift.txt' that `Scored` opens"):
         fit(Scored(LOOKS["open"][0], tmp_path / "shift.txt"), Store(tmp_path / "runs"))
+
+
+class Plain:
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randn(n, 3, generator=generator)
+        return x, (x[:, 0] > 0).long()
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Labels, and a look at something from outside in one of the three places of a signal."""
+
+    look: Callable[[Path], Any]
+    path: Path
+    place: str
+
+    def at(self, place: str) -> None:
+        if place == self.place:
+            self.look(self.path)
+
+    def bind(self, students: Any, x: Any, y: Any = None) -> Bound:
+        self.at("bind")
+        inner = Labels().bind(students, x, y)
+
+        def target(x: Any, y: Any) -> Any:
+            self.at("target")
+            return inner.target(x, y)
+
+        def loss(values: Any, target: Any) -> Any:
+            self.at("loss")
+            return inner.loss(values, target)
+
+        return Bound(inner.reads, target, loss)
+
+
+class Looks(nn.Linear):
+    """A network that looks at something from outside in its pass."""
+
+    def __init__(self, look: Callable[[Path], Any], path: Path) -> None:
+        super().__init__(3, 2)
+        self.look, self.path = look, path
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.look(self.path)
+        return super().forward(x)
+
+
+def seeded(path: Path) -> Any:
+    torch.manual_seed(0), np.random.seed(0), random.seed(0)
+    return torch.rand(()), np.random.rand(), random.random()
+
+
+def follow(signal: Any, runs: Store, **options: Any) -> Run:
+    plan = curriculum.Curriculum("own", (curriculum.Stage(signal, 2), curriculum.Stage(Labels())))
+    students = Ensemble(lambda: nn.Linear(3, 2), [1], [0.5])
+    return train(students, Plain(), plan, steps=5, batch=8, held_out=16, runs=runs, progress=False, **options)
+
+
+@pytest.mark.parametrize("place", ["bind", "target", "loss"])
+@pytest.mark.parametrize("kind", LOOKS)
+def test_a_signal_is_listened_to(kind: str, place: str, tmp_path: Path) -> None:
+    (look, _), file, runs = LOOKS[kind], tmp_path / "shift.txt", Store(tmp_path / "runs")
+    file.write_text("0")
+    with pytest.warns(UserWarning, match=r"not kept: it depends on (the file 'shift.txt'|random numbers of) .*`Heard`"):
+        follow(Heard(look, file, place), runs)
+    assert not list(tmp_path.glob("runs/*"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        follow(Heard(look, file, place), runs, version="1")
+
+
+@pytest.mark.parametrize("place", ["bind", "target", "loss"])
+@pytest.mark.parametrize("look", [seeded, imported, versioned], ids=["seeded", "an import", "a version"])
+def test_a_signal_that_depends_on_nothing_outside_is_kept(look: Callable, place: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept = follow(Heard(look, tmp_path, place), Store(tmp_path / "runs"))
+    assert len(list(tmp_path.glob("runs/*.safetensors"))) == 1
+    plain = follow(Labels(), Store(tmp_path / "runs"))
+    assert torch.equal(kept.students.parameters["weight"], plain.students.parameters["weight"])
+
+
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_a_network_is_listened_to(who: str, tmp_path: Path) -> None:
+    file = tmp_path / "shift.txt"
+    file.write_text("0")
+    make, plan = partial(Looks, opened, file), curriculum.from_labels()
+    if who == "teacher":
+        make, plan = partial(nn.Linear, 3, 2), curriculum.one_shot(make())
+    students = Ensemble(make, [1], [0.5])
+    with pytest.warns(UserWarning, match="the file 'shift.txt' that `Looks` opens"):
+        train(students, Plain(), plan, steps=5, batch=8, held_out=16, runs=Store(tmp_path / "runs"), progress=False)
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_nothing_is_heard_outside_of_a_task(tmp_path: Path) -> None:

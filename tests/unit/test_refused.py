@@ -3,12 +3,14 @@
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 from kdutils import curriculum, losses, seeding
 from kdutils.curriculum import Curriculum, Stage
@@ -135,6 +137,65 @@ def test_a_finite_task_needs_a_judge(task: object) -> None:
     with pytest.raises(ValueError, match=r"finite set.*give held_out_task"):
         fit(task)
     assert fit(task, held_out_task=rows(seed=1)).accuracy.shape == (3, 2)
+
+
+TOKENS, NOISE = torch.randint(0, 20, (200, 6), generator=seeding.generator(0, "tokens")), torch.arange(200) % 2
+PAIRS = [(row.tolist(), int(label)) for row, label in zip(TOKENS, NOISE, strict=True)]
+ARRAY, TEXT = TOKENS.numpy(), TOKENS[:40].flatten()
+STORED: dict[str, Any] = {  # rows at places
+    "a data set": lambda self, at: TensorDataset(TOKENS, NOISE)[at],
+    "a mapping": lambda self, at, data={"x": TOKENS, "y": NOISE}: (data["x"][at], data["y"][at]),
+    "a global": lambda self, at: (TOKENS[at], NOISE[at]),
+    "lists": lambda self, at: tuple(map(torch.tensor, zip(*[PAIRS[i] for i in at], strict=True))),
+    "a list of tensors": lambda self, at, rows=list(TOKENS): (torch.stack([rows[i] for i in at]), NOISE[at]),
+    "arrays": lambda self, at: (torch.from_numpy(ARRAY[at.numpy()]), NOISE[at]),
+    "windows of a text": lambda self, at: (TEXT[at[:, None] + torch.arange(6)], NOISE[at]),
+}
+
+
+@pytest.mark.parametrize("kind", STORED)
+def test_stored_whole_numbers_are_finite_wherever_they_are_held(kind: str) -> None:
+    class Task:
+        rows = STORED[kind]
+
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.rows(torch.randint(200, (n,), generator=generator))
+
+    students = Ensemble(lambda: nn.Sequential(nn.Embedding(20, 2), nn.Flatten(), nn.Linear(12, 2)), [1])
+    with pytest.raises(ValueError, match="Task draws from a finite set"):
+        train(students, Task(), curriculum.from_labels(), steps=2, held_out=64)
+
+
+def test_rows_that_a_draw_never_repeats_are_finite() -> None:
+    class Permuted(Rows):
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            at = torch.randperm(len(self.x), generator=generator)[:n]
+            return self.x[at], self.y[at]
+
+    with pytest.raises(ValueError, match="Permuted draws from a finite set"):
+        fit(Permuted(*vars(rows(2500)).values()))
+
+
+FEW: dict[str, Any] = {  # inputs that are few by design, (n, generator) -> (n, 6)
+    "bits": lambda n, g: torch.randint(2, (n, 6), generator=g).float(),
+    "signs of a half": lambda n, g: torch.randint(2, (n, 6), generator=g) - 0.5,
+    "one-hot": lambda n, g: torch.eye(6)[torch.randint(6, (n,), generator=g)],
+    "permutations": lambda n, g: torch.rand(n, 6, generator=g).argsort(1).float(),
+    "one number": lambda n, g: torch.rand(n, 1, generator=g).expand(n, 6),
+}
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_tasks_of_few_inputs_are_endless(kind: str) -> None:
+    class Task:
+        mask, network, notes = torch.ones(6), nn.Linear(6, 200), "a text of a few words that says what this is"
+        draw = staticmethod(FEW[kind])
+
+        def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+            x = self.draw(n, generator)
+            return x, ((x * self.mask).sum(1) + self.network(x).detach().sum(1) > 0).long()
+
+    fit(Task())
 
 
 def test_a_task_has_the_last_word() -> None:

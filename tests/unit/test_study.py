@@ -115,6 +115,23 @@ def test_a_size_may_have_teachers_of_its_own(small: Study) -> None:
             {"arms": {"labels": {"curriculum": "extraction", "share": [0.1], "layers": "lst"}}},
             "has layers 'lst'; choose one of each, reversed, last, at once",
         ),
+        (
+            {"arms": {"labels": {"curriculum": "one-shot", "heat": [2.0], "temperature": 8.0}}},
+            "has both 'heat' and 'temperature', of which one alone would be used",
+        ),
+        (
+            {"arms": {"labels": {"curriculum": "extraction", "share": [0.1], "sparse": 2, "projection": "pca"}}},
+            "has both 'sparse' and 'projection'",
+        ),
+        *(
+            ({"arms": {"labels": {"curriculum": "extraction", "share": [0.1], key: value}}}, message)
+            for key, value, message in (
+                ("units", "one", "a whole number above 0 as 'units', not 'one'"),
+                ("sparse", 1.5, "a whole number above 0 as 'sparse', not 1.5"),
+                ("positions", "token", "has positions 'token'; choose one of all, asked, tokens"),
+                ("normalise", "batch", "has normalise 'batch'; choose one of sample, position"),
+            )
+        ),
         ({"teachers": (1, 1001)}, "seeds of their own"),
         ({"sizes": {"wide": {"student_wdith": 3}}}, "the sizes' 'student_wdith' is not among the settings"),
         ({"sizes": {"wide": {"teachers": [0]}}}, "'wide' has to have 2 teachers, as all sizes have"),

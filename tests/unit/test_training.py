@@ -165,6 +165,13 @@ def test_too_small_a_budget_is_refused_before_training() -> None:
         fit(curriculum.extracted(TEACHER, steps=20))
 
 
+def test_steps_that_the_stages_leave_are_refused() -> None:
+    plan = Curriculum("closed", (Stage(Labels(), 2), Stage(Labels(), 3)))
+    with pytest.raises(ValueError, match="'closed' ends after 5 of 9 steps: say steps=5, or leave its last stage open"):
+        fit(plan, steps=9)
+    assert fit(plan, steps=5).steps[-1] == 5
+
+
 @pytest.mark.parametrize("students", [group((0.1,), (1,)), group()], ids=["one", "four"])
 def test_flops_of_an_mlp_by_hand(students: Ensemble) -> None:
     """Products of 2 operations a multiply-add; see `test_cost` for what is counted."""
