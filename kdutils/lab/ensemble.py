@@ -225,10 +225,8 @@ class Ensemble:
         for name, one, two in zip(wanted, *slopes, strict=True):
             dense = [slope.to_dense() for slope in (one, two) if slope is not None]
             if len(dense) == 2 and not torch.allclose(*dense, rtol=1e-3, atol=1e-4, equal_nan=True):
-                raise ValueError(
-                    f"in an ensemble the gradient of {name!r} of {type(plain).__name__} is not its own, as with "
-                    "gradient checkpointing, or where a pass depends on those before: train it with kdutils.distiller"
-                )
+                told = f"in an ensemble the gradient of {name!r} of {type(plain).__name__} is not its own, as with "
+                raise ValueError(f"{told}gradient checkpointing or a pass that counts others: see kdutils.distiller")
 
     @contextmanager
     def _in_mode(self, mode: str, networks: Sequence[nn.Module] = ()) -> Iterator[None]:
@@ -258,7 +256,9 @@ class Ensemble:
     @torch.no_grad()
     def shape_at(self, path: str, x: torch.Tensor) -> torch.Size:
         """(batch, ...), the shape of what a member's module at `path` returns when all read `x` (seeds, batch, ...)."""
-        return self.outputs(x, (path,))[path].shape[1:]
+        values = self.outputs(x, (path,))[path]
+        checks.not_probabilities(values, "student") if path == reading.OUTPUT else None
+        return values.shape[1:]
 
     def teacher(self, network: nn.Module) -> nn.Module:
         return reading.frozen(network, self.device)

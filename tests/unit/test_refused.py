@@ -17,7 +17,7 @@ from kdutils.curriculum import Curriculum, Stage
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.store import Store
 from kdutils.lab.training import DivergenceError, Run, train
-from kdutils.signals import Bound
+from kdutils.signals import Bound, Labels, Output
 from kdutils.tasks.models import MLP
 from kdutils.tasks.parity import SparseParity
 from kdutils.tasks.text import Corpus
@@ -392,3 +392,15 @@ def test_students_that_go_on_read_other_samples(tmp_path: Path) -> None:
         run = train(run.students, Watched(6, 2), curriculum.from_labels(), **options)
     assert run.students.drawn == 3
     assert len({tuple(x.flatten().tolist()) for x in SEEN}) == 6, "three runs of two seeds"
+
+
+def test_students_that_end_in_softmax_are_refused() -> None:
+    """Their loss would stay where it is: the teacher's softmax is taken of what is in [0, 1] already."""
+
+    def make() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 3), nn.Softmax(-1))
+
+    students, x = Ensemble(make, [0]), torch.randn(1, 8, 6)
+    for signal in (Labels(), Output(nn.Linear(6, 3))):
+        with pytest.raises(ValueError, match="the student's outputs are probabilities"):
+            signal.bind(students, x, torch.zeros(1, 8, dtype=torch.long))

@@ -167,7 +167,7 @@ def test_too_small_a_budget_is_refused_before_training() -> None:
 
 def test_steps_that_the_stages_leave_are_refused() -> None:
     plan = Curriculum("closed", (Stage(Labels(), 2), Stage(Labels(), 3)))
-    with pytest.raises(ValueError, match="'closed' ends after 5 of 9 steps: say steps=5, or leave its last stage open"):
+    with pytest.raises(ValueError, match="'closed' ends after 5 of 9 steps: leave its last stage open"):
         fit(plan, steps=9)
     assert fit(plan, steps=5).steps[-1] == 5
 
