@@ -1,18 +1,13 @@
 import math
 from collections.abc import Callable
-from functools import partial
 from itertools import product
 
 import numpy as np
 import pytest
 
-from kdutils import curriculum
 from kdutils.lab import stats
-from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.stats import Arm, Times
-from kdutils.lab.training import DivergenceError, Run, train
-from kdutils.tasks.models import MLP
-from kdutils.tasks.parity import SparseParity
+from kdutils.lab.training import DivergenceError, Run
 
 INF = math.inf
 MakeRun = Callable[..., Run]
@@ -260,14 +255,6 @@ def test_an_unfinished_seed_is_only_known_to_need_more_than_it_was_given(fake_ru
     """A sweep stops once one rate is decided; the seeds of another that had not finished saw no more samples."""
     run = fake_run([[0.5, 0.5], [0.5, 0.99]], [1], [0.1, 1.0], every=10, batch=4, budget_steps=1000)
     assert Arm(run, 0.1, (1,)).times(0.95).limit <= run.samples[-1]
-
-
-def test_a_curriculum_shorter_than_the_budget_is_censored_where_it_ended() -> None:
-    plan = curriculum.Curriculum("short", (curriculum.Stage(curriculum.Labels(), 4),))
-    students = Ensemble(partial(MLP, 4, 3), [1])
-    run = train(students, SparseParity(4, 2), plan, steps=100, batch=8, evaluate_every=2, held_out=64)
-    found = Arm(run, 1.0, (1,)).times(1.01)
-    assert found.limit <= run.samples[-1]
 
 
 def test_teachers_are_the_unit() -> None:

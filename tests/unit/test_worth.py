@@ -77,7 +77,7 @@ def test_what_is_refused_with_one_clear_line() -> None:
         (lambda: worth(Parts(), pairs, []), "name the layers to look at"),
         (lambda: worth(Parts(), pairs, ["hiden"]), "Parts has no layer 'hiden'"),
         (lambda: worth(Parts(), [(x, y[:, None]) for x, y in pairs], ["hidden"]), r"need labels \(200,\)"),
-        (lambda: worth(Parts(), [(x, y.float()) for x, y in pairs], ["hidden"]), "labels are whole numbers"),
+        (lambda: worth(Parts(), [(x, y.float()) for x, y in pairs], ["hidden"]), "labels must be whole numbers"),
         (lambda: worth(Parts(), [(x, y.fill_(IGNORE)) for x, y in batches(3)], ["hidden"]), "no position has a label"),
         (lambda: worth(nn.Sequential(Parts(), nn.Softmax(-1)), pairs, ["0.hidden"]), "outputs are probabilities"),
         (lambda: worth(convolution, pictures, ["0"]), "say which dimension holds the units"),
