@@ -61,7 +61,8 @@ def ink(name: str, spare: int = 0) -> str:
 def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 15) -> None:
     """Write each curve's name right of the axes, as high as its end, in its colour, at least `gap` points apart.
 
-    A curve that ends further left than others has its name above its end, or below it where the axes end.
+    One curve that ends further left than the others has its name above its end, or below it where the axes end;
+    several would cover each other there, and are named at the right as well.
 
     Args:
         ends: {name: (x, y)} in data coordinates.
@@ -70,7 +71,8 @@ def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 15
     right = max(x for x, _ in ends.values())
     within = ax.transAxes.inverted().transform(ax.transData.transform(list(ends.values())))  # (curves, 2)
     at = dict(zip(ends, within, strict=True))
-    outer = sorted((name for name in ends if ends[name][0] > 0.9 * right), key=lambda name: at[name][1])
+    outer = [name for name in ends if ends[name][0] > 0.9 * right]
+    outer = sorted(outer if len(outer) >= len(ends) - 1 else ends, key=lambda name: at[name][1])
     places = np.array([at[name][1] for name in outer])
     ax.figure.draw_without_rendering()  # only then the layout says how high the axes are
     apart = gap * ax.figure.dpi / 72 / ax.get_window_extent().height
