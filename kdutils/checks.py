@@ -56,7 +56,8 @@ def one_of(name: str, value: Any, choices: Sequence[Any]) -> None:
 def nonfinite(target: Any) -> str | None:
     """Names the first sample of a target, as from `Bound.target`, with a number that is not finite where it counts."""
     if isinstance(target, tuple) and target:
-        if not isinstance(target[-1], torch.Tensor) or target[-1].dtype != torch.bool:  # of several signals
+        masked = len(target) == 2 and isinstance(target[-1], torch.Tensor) and target[-1].dtype == torch.bool
+        if not masked:  # of several signals
             return next((found for part in target if (found := nonfinite(part))), None)
         target = only(*target)
     if not isinstance(target, torch.Tensor) or target.dim() < 2 or not target.numel():  # of a signal of one's own
@@ -67,11 +68,7 @@ def nonfinite(target: Any) -> str | None:
 
 def not_probabilities(outputs: torch.Tensor, whose: str = "teacher") -> None:
     """Refuse outputs (..., classes) that their softmax has already been taken of."""
-    if (
-        outputs.numel()
-        and outputs.shape[-1] > 1
-        and bool((outputs >= 0).all() and ((outputs.sum(-1) - 1).abs() < 1e-3).all())
-    ):
+    if outputs.numel() and outputs.shape[-1] > 1 and _are_shares(outputs):
         raise ValueError(f"the {whose}'s outputs are probabilities, which sum to 1: let it return logits")
 
 
@@ -84,9 +81,13 @@ def labels(y: torch.Tensor, look: bool = True) -> None:
         raise ValueError(f"labels are classes from 0 on, and {IGNORE} where nothing is asked, not {wrong[0].item()}")
 
 
-def fitting(outputs: Sequence[int], y: Any, needed: bool) -> None:
-    """Refuse labels (batch, ...) that are no classes of outputs (batch, ..., classes); of some of these `needed`."""
+def fitting(outputs: Sequence[int], y: Any, needed: bool, look: bool = True) -> None:
+    """Refuse labels that are no classes of outputs (batch, ..., classes); those that are not `needed` may be shares of
+    classes. To `look` at them waits for a GPU."""
     if y is None or not (needed or isinstance(y, torch.Tensor)):
+        return
+    shares = not needed and len(outputs) == 2 and y.is_floating_point()
+    if shares and (not look or (y.shape[1:] == tuple(outputs)[1:] and _are_shares(y))):
         return
     labels(y, look=False)
     one, own, found = f"outputs (batch, ..., classes) of {tuple(outputs)}", tuple(outputs)[1:], tuple(y.shape)[1:]
@@ -94,24 +95,26 @@ def fitting(outputs: Sequence[int], y: Any, needed: bool) -> None:
         advice = "several labels or one logit a position need a signal of your own"
         raise ValueError(f"{one} are compared by their softmax, and labels of that very shape are no classes: {advice}")
     if found != own[:-1] and (needed or len(own) > 1):
-        more = (
-            ": let `forward` return its classes last, outputs.movedim(1, -1)"
-            if found == own[1:] or len(own) > 2
-            else ""
-        )
+        last = ": let `forward` return its classes last, outputs.movedim(1, -1)"
+        more = last if found == own[1:] or len(own) > 2 else ""
         wanted = f"labels of {(outputs[0], *own[:-1])}, {IGNORE} where nothing is asked"
         raise ValueError(f"{one} need {wanted}; the task's are {(outputs[0], *found)}{more}")
 
 
+def _are_shares(y: torch.Tensor) -> bool:
+    return bool((y >= 0).all() and ((y.sum(-1) - 1).abs() < 1e-3).all())
+
+
 def classes_last(x: Any, outputs: Sequence[int]) -> None:
-    """Refuse outputs (batch, a, b) without labels where b, and not a, is the length of inputs (seeds, batch, ...)."""
+    """Warn of outputs (batch, a, b) without labels where b, and not a, is the length of inputs (seeds, batch, ...)."""
     x = x.get("input_ids") if isinstance(x, Mapping) else x
     if not isinstance(x, torch.Tensor) or len(outputs) != 3 or x.dim() != (4 if x.is_floating_point() else 3):
         return
     if outputs[2] == x.shape[2] != outputs[1]:
-        raise ValueError(
-            f"outputs of {tuple(outputs)} seem to have their positions last, where classes belong: let `forward` "
-            "return outputs.movedim(1, -1), or give labels (calibration_labels), which tell where classes are"
+        warnings.warn(
+            f"outputs of {tuple(outputs)} seem to have their positions last, where classes belong: if so, let "
+            "`forward` return outputs.movedim(1, -1); labels (calibration_labels) tell where classes are",
+            stacklevel=2,
         )
 
 
@@ -126,18 +129,18 @@ def marks(mask: torch.Tensor) -> bool:
 def pairs(name: str, values: Any) -> list[tuple[str, str]]:
     """Pairs of paths, at least one."""
     found = [] if isinstance(values, str | Mapping) or not hasattr(values, "__iter__") else list(values)
-    if not found or any(not isinstance(pair, tuple | list) or [type(p) for p in pair] != [str, str] for pair in found):
+    two = [not isinstance(p, str) and hasattr(p, "__iter__") and [isinstance(q, str) for q in p] for p in found]
+    if not found or any(pair != [True, True] for pair in two):
         wanted = "pairs of the teacher's and the student's path, at least one, such as [('act', 'act')]"
         raise ValueError(f"{name} must be {wanted}, not {found or values!r}")
-    return [(one, two) for one, two in found]
+    return [(str(one), str(two)) for one, two in found]
 
 
 def some(name: str, values: Any) -> Any:
     """The values, at least one."""
-    if not len(values):
-        raise ValueError(
-            f"{name} are empty, and nothing would come before the final teacher: that is one_shot(teacher)"
-        )
+    values = values if isinstance(values, Mapping) else list(values)
+    if not values:
+        raise ValueError(f"{name} are empty, and nothing would come before the final teacher: say one_shot(teacher)")
     return values
 
 

@@ -206,7 +206,7 @@ class Distiller(nn.Module):
             return
         if self._classes[self._now]:
             checks.not_probabilities(outputs, "student") if first else None
-            checks.fitting(outputs.shape, labels if what == "labels" else None, False)
+            checks.fitting(outputs.shape, labels if what == "labels" else None, False, first)
         if not (self._labels[self._now] or outputs.dim() > 2):
             return
         if outputs.dim() > 2:

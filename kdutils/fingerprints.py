@@ -25,6 +25,7 @@ _OF_THE_HUB = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transf
                "pad_token_id", "bos_token_id", "eos_token_id"}  # fmt: skip  # what a model is called, or is set by use
 _CHANGING = {"add", "append", "appendleft", "clear", "extend", "insert", "pop", "popitem", "remove", "setdefault",
              "update"}  # fmt: skip
+_LEAVES = {bool, int, float, str, type(None)}
 _OF_A_MODULE = set(vars(nn.Module()))  # what torch's base class keeps
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
 
@@ -43,6 +44,8 @@ def described(thing: Any, above: tuple[Any, ...] = ()) -> str:
 
     `above` are the things that it was found in. ValueError for a network that cannot be told apart.
     """
+    if type(thing) in _LEAVES:
+        return repr(thing)
     if any(thing is other for other in above):
         return type(thing).__qualname__
     told, name = partial(described, above=(*above, thing)), type(thing).__qualname__
@@ -146,10 +149,20 @@ def _changed(functions: Any) -> tuple[set[str], set[str]]:
     return stored, touched
 
 
-def _kind(kind: type) -> tuple[list[str], set[str], set[str], set[str]]:
-    """Of a class of the reader's own: what a pass does, which attributes it sets and changes, and `__init__` sets."""
+def _kind(kind: type) -> tuple[list[str], set[str], set[str], set[str], set[str]]:
+    """Of a class of the reader's own: what a pass does, which attributes it sets, changes and reads, and `__init__`
+    sets."""
     run = _reached(kind, "forward")
-    return [*map(_function, run)], *_changed(run), _changed(_reached(kind, "__init__"))[0]
+    steps = (step for function in run for step in _steps(function.__code__))
+    read = {step.argval for step in steps if step.opname in ("LOAD_ATTR", "LOAD_METHOD")}
+    return [*map(_function, run)], *_changed(run), read, _changed(_reached(kind, "__init__"))[0]
+
+
+def _read(value: Any, names: set[str]) -> Any:
+    """A value; of an object of the reader's own, such as a configuration, what is read of it."""
+    held = getattr(value, "__dict__", {})
+    whole = isinstance(value, nn.Module | type) or not source.is_own(type(value))
+    return value if whole else {name: part for name, part in sorted(held.items()) if name in names and _seen(part)}
 
 
 def _seen(value: Any) -> bool:
@@ -158,10 +171,7 @@ def _seen(value: Any) -> bool:
         return all(map(_seen, value.values()))
     if isinstance(value, tuple | list):
         return all(map(_seen, value))
-    if is_dataclass(value) and not isinstance(value, type):
-        return all(_seen(getattr(value, f.name)) for f in fields(value))
-    own = source.is_own(type(value)) and type(value).__repr__ is object.__repr__
-    return value is None or own or _plain(value) or isinstance(value, torch.Tensor | nn.Module | np.ndarray)
+    return value is None or _plain(value) or isinstance(value, torch.Tensor | nn.Module | np.ndarray)
 
 
 @torch.no_grad()
@@ -178,12 +188,12 @@ def fingerprint(network: nn.Module, above: tuple[Any, ...] = ()) -> str:
         passing = {line.argval for line in dis.get_instructions(code) if line.opname == "STORE_ATTR"} if code else set()
         if type(module) not in kinds:
             kinds[type(module)] = _kind(type(module))
-        run, stored, touched, made = kinds[type(module)]
+        run, stored, touched, read, made = kinds[type(module)]
         passing |= stored
         told = [(name, described(value) if callable(value) else value) for name, value in sorted(vars(module).items())
                 if name[0] != "_" and name not in _NOT_TOLD | passing and _plain(value)]  # fmt: skip
-        names = sorted(made.intersection(vars(module)) - passing - _NOT_TOLD - _OF_A_MODULE)
-        more = [(n, vars(module)[n]) for n in names]
+        names = sorted((made & read).intersection(vars(module)) - passing - _NOT_TOLD - _OF_A_MODULE)
+        more = [(n, _read(vars(module)[n], read)) for n in names]
         more = [
             (n, value) for n, value in more if (n[0] == "_" if _plain(value) else n not in touched and _seen(value))
         ]

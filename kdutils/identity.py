@@ -130,7 +130,7 @@ class Walk:
         if kind is bytes:
             return {"bytes": hashlib.sha256(thing).hexdigest()}
         if kind is tuple or (kind is list and {type(entry) for entry in thing} <= {int, str, bool}):
-            self.listed += len(thing)
+            self.listed += len(thing) * ({type(entry) for entry in thing} <= {int, str, bool})
             return {kind.__name__: [self.value(entry, where) for entry in thing]}
         if kind in (set, frozenset) and id(thing) not in self.sorting:
             within = self.sorting | {id(thing)}

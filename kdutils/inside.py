@@ -71,6 +71,11 @@ def taken(network: nn.Module) -> tuple[set[str], bool]:
     return named, any(p.kind == p.VAR_KEYWORD for p in parameters)
 
 
+def names(batch: Any) -> set[str]:
+    """The names of a batch's entries."""
+    return set(batch) if isinstance(batch, Mapping) else set()
+
+
 def wanted(signals: Sequence[Signal], mask: Any) -> set[str]:
     """The entries of a batch that teachers, or the mask, may need."""
     found = {name for teacher in teachers(list(signals)) for name in taken(teacher)[0]}
@@ -161,6 +166,7 @@ def shifted(batch: Any, labels: Any, learned: bool) -> None:
     if not (isinstance(ids, torch.Tensor) and isinstance(labels, torch.Tensor) and ids.dim() == 2):
         return
     asked = labels != IGNORE if ids.shape == labels.shape else None
-    if asked is not None and (learned or not asked.all()) and bool((labels == ids)[asked].all()):
+    told = asked is not None and (learned or not asked.all()) and asked.any()
+    if told and bool((labels == ids)[asked].all()):
         advice = "a causal language model needs the next token at each position, -100 at the last"
         warnings.warn(f"the labels are the inputs themselves: {advice}", stacklevel=3)

@@ -64,7 +64,7 @@ def record(
     first = inside.lead(calibration), inside.lead(calibration_labels)
     stages, found = _stages(plan)
     inside.known(units, list(found.values()), calibration_labels)
-    one.spare = inside.spare(student, list(found.values()), mask)
+    one.spare = inside.spare(student, list(found.values()), mask).intersection(inside.names(calibration))
     told = dict(seed=seed, units=units, mask=fingerprints.described(mask), vocabulary=vocabulary, top_k=top_k)
     about = {
         "name": plan.name, "stages": stages, "rows": len(rows), "shard": shard, "shards": {},

@@ -127,7 +127,7 @@ def sums(x: Any, spare: Collection[str] = ()) -> torch.Tensor:
     return total
 
 
-def _others(name: str, value: Any, samples: int) -> list[int]:
+def _others(name: str, value: Any, samples: int, inside: bool = False) -> list[int]:
     """A whole number for each sample, of the lists and single numbers in an entry; of a list of as many, its own."""
 
     def number(value: Any, *where: int) -> int:
@@ -139,8 +139,11 @@ def _others(name: str, value: Any, samples: int) -> list[int]:
             return sum(number(part, *where, *([place] if place else [])) for place, part in enumerate(value))
         return _hashed(f"{name}{where}={value!r}") if isinstance(value, str | int | float) else 0
 
-    if isinstance(value, str | int | float):  # counted as they always were
+    if isinstance(value, str | int | float) and not inside:  # counted as they always were
         return [0] * samples
+    if isinstance(value, Mapping):
+        parts = [_others(f"{name}.{key}", part, samples, True) for key, part in value.items()]
+        return [sum(part) % 2**62 for part in zip(*parts, strict=True)] if parts else [0] * samples
     if isinstance(value, list) and len(value) == samples and not any(isinstance(v, torch.Tensor) for v in value):
         return [number(part) % 2**62 for part in value]
     return [number(value) % 2**62] * samples

@@ -257,7 +257,8 @@ def compiled(code: types.CodeType) -> tuple[str, tuple[tuple, ...]]:
             chains.append((argument, *(s.argval for s in following)))
         elif step.opname == "IMPORT_NAME":
             level, names = steps[n - 2].argval, steps[n - 1].argval
-            names = names or (None, *(name for name in code.co_names if name in _BY_NAME))
+            read = {b.argval for a, b in itertools.pairwise(steps) if a.argval == steps[n + 1].argval}
+            names = names or (None, *sorted(_BY_NAME & read))
             chains += [(None, level, argument, name) for name in names]
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -284,8 +285,7 @@ def resolve(f: types.FunctionType, chain: tuple) -> tuple[str | None, Any]:
     elif name in f.__globals__:
         found = f.__globals__[name]
     elif name in f.__builtins__:
-        found = f.__builtins__[name]
-        return (None, found) if found in DYNAMIC else (PYTHON, None)
+        return (None, found) if (found := f.__builtins__[name]) in DYNAMIC else (PYTHON, None)
     else:
         return None, "undefined"
     home = None

@@ -58,7 +58,7 @@ BEYOND = (
     ("Language modelling: is it what the teacher has learned (the control matches an untrained network's layers)?",
      ("grammar-control", "grammar-longer-vs-untrained", "english-control")),
     ("Language modelling: is extraction ahead of labels after as many operations?",
-     ("grammar-extraction-vs-labels-flops", "english-extraction-vs-labels-flops")),
+     ("grammar-extraction-vs-labels-flops", "grammar-labels-flops-longest", "english-extraction-vs-labels-flops")),
     ("A pretrained teacher, run once over a short text: does extraction help?",
      ("smollm2-extraction-vs-one-shot", "smollm2-control")),
     ("Pictures: do hidden stages pay where outputs already say most of what the last layer holds?",

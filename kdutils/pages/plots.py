@@ -61,8 +61,7 @@ def ink(name: str, spare: int = 0) -> str:
 def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 15) -> None:
     """Write each curve's name right of the axes, as high as its end, in its colour, at least `gap` points apart.
 
-    One curve that ends further left than the others has its name above its end, or below it where the axes end;
-    several would cover each other there, and are named at the right as well.
+    One that ends further left has its name above its end, or below it at the top; several would cover each other.
 
     Args:
         ends: {name: (x, y)} in data coordinates.

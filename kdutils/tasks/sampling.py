@@ -140,7 +140,8 @@ def finite(task: Any, x: torch.Tensor) -> bool:
         )
     stream, size = seeding.generator(0, "finite", device=x.device), max(1, x[:1].numel())
     most = max(2, 2**24 // size)
-    rows = torch.cat([x[:most], draw(task, min(1024, most), stream)[0]]).flatten(1)
+    rows = torch.cat([x[:most], draw(task, min(1024, most), stream)[0]])
+    rows = (torch.view_as_real(rows) if rows.is_complex() else rows).flatten(1)
     different = len(rows.unique(dim=0))
     if len(rows) - different <= FEW:
         return False
@@ -150,13 +151,17 @@ def finite(task: Any, x: torch.Tensor) -> bool:
     shapes = [tuple(getattr(value, "shape", ())) for value in getattr(task, "__dict__", {}).values()]
     if any(math.prod(shape) >= different * size for shape in shapes if shape):
         return True
-    return len(rows) - different > 3 * by_chance + FEW and (real or _entries(task) >= different)
+    return len(rows) - different > 3 * by_chance + FEW and (real or _holds(task, different, size))
 
 
-def _entries(task: Any) -> int:
-    """How many entries the data has that a task leads to: tensors that are no parameters, arrays, lists."""
+def _holds(task: Any, rows: int, size: int) -> bool:
+    """Whether a task leads to data of so many rows: whole numbers, as of a text, or real ones for all, or a list."""
     walk = identity.Walk()
     walk.through(task, "the task")
-    sizes = ((torch.Tensor, torch.numel), (np.ndarray, np.size), (list | dict, len))
     held = [thing for _, thing in walk.numbers.values() if not isinstance(thing, torch.nn.Parameter)]
-    return walk.listed + sum(size(thing) for kind, size in sizes for thing in held if isinstance(thing, kind))
+    real, whole = 0, walk.listed
+    for thing in held:
+        if isinstance(thing, torch.Tensor | np.ndarray):
+            floats = thing.is_floating_point() if isinstance(thing, torch.Tensor) else thing.dtype.kind == "f"
+            real, whole = real + math.prod(thing.shape) * floats, whole + math.prod(thing.shape) * (not floats)
+    return real >= rows * size or whole >= rows or any(len(t) >= rows for t in held if isinstance(t, list | dict))

@@ -1,6 +1,7 @@
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -125,7 +126,7 @@ def test_methods_without_a_stage_of_their_own_are_refused() -> None:
     for make in (curriculum.progressive, curriculum.annealed, curriculum.interpolated):
         nothing, few = ({}, TEACHER) if make is curriculum.progressive else (TEACHER, [])
         with pytest.raises(
-            ValueError, match="are empty, and nothing would come before the final teacher: that is one_shot"
+            ValueError, match="are empty, and nothing would come before the final teacher: say one_shot"
         ):
             make(nothing, few, 10)
 
@@ -180,3 +181,11 @@ def test_pairs_are_spread_evenly_and_end_with_the_last(teacher: int, student: in
 def test_blocks_that_cannot_be_paired(teacher: int, student: int) -> None:
     with pytest.raises(ValueError, match=f"{student} student layers cannot be spread over {teacher} teacher layers"):
         paired_blocks(teacher, student)
+
+
+def test_lists_of_any_kind_are_taken() -> None:
+    teacher = nn.Sequential(nn.Linear(4, 4))
+    assert len(curriculum.annealed(teacher, (2.0**k for k in (3, 2, 1)), 2).stages) == 4
+    assert len(curriculum.interpolated(teacher, map(float, ("0.2", "0.5")), 2).stages) == 3
+    plan = curriculum.extracted(teacher, np.array([["0", "0"]]), 2)
+    assert plan.stages[0].signal.layer == "0" and type(plan.stages[0].signal.layer) is str

@@ -788,6 +788,8 @@ def test_outputs_that_are_no_classes_are_refused() -> None:
     host(classifier(4), plan, calibration=x)(x, whole, 0)
     refused(lambda: host(classifier(4), plan, calibration=x)(x, torch.rand(16, 4), 0), "labels must be whole numbers")
     refused(lambda: host(classifier(4), plan, calibration=x, calibration_labels=x), "labels must be whole numbers")
+    mixed = torch.rand(16, 4).softmax(-1)  # as collators make of classes; an output stage needs none
+    assert host(classifier(4), plan, calibration=x, calibration_labels=mixed)(x, mixed, 0).isfinite()
     refused(lambda: host(classifier(4), plan, calibration=x)(x, (x[:, :4] > 0).long(), 0), "labels of that very shape")
     bounded = host(classifier(4, nn.Sigmoid()), plan, calibration=x)
     assert bounded(x, whole, 0).isfinite()
@@ -820,7 +822,8 @@ class Turned(nn.Module):
 def test_classes_come_last() -> None:
     x = torch.randint(0, WORDS, (8, LENGTH))
     plan = curriculum.one_shot(Turned(8))
-    refused(lambda: host(Turned(4), plan, calibration=x), r"positions last.*return outputs.movedim\(1, -1\)")
+    with pytest.warns(UserWarning, match=r"positions last.*return outputs.movedim\(1, -1\)"):
+        host(Turned(4), plan, calibration=x)
     host(Turned(4, False), curriculum.one_shot(Turned(8, False)), calibration=x)(x, None, 0)
     student, teacher = (nn.Sequential(nn.Conv2d(1, n, 3, padding=1), nn.Conv2d(n, 4, 1)) for n in (3, 5))
     pictures, labels = torch.randn(8, 1, 6, 6), torch.zeros(8, 6, 6, dtype=torch.long)
@@ -966,3 +969,25 @@ def test_a_default_type_of_torch_is_no_type_of_targets() -> None:
             host(student, plan, calibration=x)(x, None, 0).backward()
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+def test_a_target_of_ones_own_may_be_of_several_tensors() -> None:
+    """Its loss may be no number now and then: whoever scales losses skips such a step."""
+
+    @dataclass(frozen=True)
+    class Own:
+        def bind(self, students: Any, x: Any, y: Any = None) -> Bound:
+            def loss(values: Any, target: Any) -> torch.Tensor:
+                return values[""].sum((1, 2)) + torch.inf
+
+            return Bound(("",), lambda x, y: (x, x, x > 0), loss)
+
+    x = torch.randn(8, 6)
+    assert host(classifier(4), Curriculum("own", (Stage(Own()),)), calibration=x)(x, None, 0).isinf()
+
+
+def test_labels_that_ask_nowhere_are_not_taken_for_inputs() -> None:
+    plan, x = curriculum.one_shot(Turned(8, False)), torch.randint(0, WORDS, (8, LENGTH))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        host(Turned(4, False), plan, calibration=x)(x, torch.full_like(x, IGNORE), 0)

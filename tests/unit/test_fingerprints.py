@@ -4,7 +4,9 @@ import copy
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,7 +37,7 @@ class Held(nn.Module):
         self.first, self._held, self.calls, self.memory, self._last = linear(0), held, [], {}, None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        z = self.first(x)
+        z, _ = self.first(x), self._held
         self.calls.append(len(x))
         self.memory[len(x)] = z
         return self.noted(z)
@@ -74,6 +76,20 @@ def test_teachers_that_differ_are_told_apart(pair: str, tmp_path: Path) -> None:
         recorded.plan(tmp_path, of=curriculum.one_shot(two))
 
 
+def test_of_a_configuration_counts_what_is_read() -> None:
+    class Configured(nn.Module):
+        def __init__(self, heat: float, folder: str) -> None:
+            super().__init__()
+            self.first, self.settings = linear(0), SimpleNamespace(heat=heat, folder=folder)
+            self.own = Settings(heat, folder)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x) / self.own.heat
+
+    same, other, moved = (fingerprint(Configured(*of)) for of in ((1.0, "a"), (2.0, "a"), (1.0, "b")))
+    assert same == moved != other
+
+
 def test_networks_that_hold_one_another_are_told_apart() -> None:
     def ring(seed: int) -> nn.Module:
         network = nn.ModuleList(Held([]) for _ in range(12))
@@ -82,6 +98,12 @@ def test_networks_that_hold_one_another_are_told_apart() -> None:
         return network
 
     assert fingerprint(ring(1)) == fingerprint(ring(1)) != fingerprint(ring(2))
+
+
+@dataclass
+class Settings:
+    heat: float
+    folder: str
 
 
 class NotPadding:

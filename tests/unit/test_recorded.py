@@ -274,6 +274,14 @@ def test_sums_tell_lists_and_single_numbers() -> None:
         assert shards.sums({"x": x[:, i : i + 1], "name": [name]}) == whole[i]
 
 
+def test_lists_inside_an_entry_are_a_samples_own() -> None:
+    x, names = torch.arange(12.0).view(1, 4, 3), ["a", "b", "a", "c"]
+    whole = shards.sums({"x": x, "meta": {"names": names, "kind": "k"}})
+    for i, name in enumerate(names):
+        assert shards.sums({"x": x[:, i : i + 1], "meta": {"names": [name], "kind": "k"}}) == whole[i]
+    assert not set(whole.tolist()) & set(shards.sums({"x": x, "meta": {"names": names, "kind": "l"}}).tolist())
+
+
 def test_entries_without_samples_first_are_named() -> None:
     batch = {"cache_position": torch.arange(12)[None], "ids": torch.zeros(1, 64, 12, dtype=torch.long)}
     refused(

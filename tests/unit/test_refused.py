@@ -404,3 +404,30 @@ def test_students_that_end_in_softmax_are_refused() -> None:
     for signal in (Labels(), Output(nn.Linear(6, 3))):
         with pytest.raises(ValueError, match="the student's outputs are probabilities"):
             signal.bind(students, x, torch.zeros(1, 8, dtype=torch.long))
+
+
+@dataclass
+class Chain:
+    """Short sequences that are drawn anew, from a table: they come twice by chance."""
+
+    table: tuple = tuple(tuple(row) for row in torch.eye(32).add(0.01).tolist())
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x = [torch.randint(0, 32, (n,), generator=generator)]
+        for _ in range(3):
+            x.append(torch.multinomial(torch.tensor(self.table)[x[-1]], 1, generator=generator)[:, 0])
+        return torch.nn.functional.one_hot(torch.stack(x, 1), 32).flatten(1).float(), x[0] % 2
+
+
+@dataclass
+class Complex:
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randn(n, 4, dtype=torch.complex64, generator=generator)
+        return x, (x[:, 0].real > 0).long()
+
+
+def test_samples_that_are_drawn_anew_are_no_data() -> None:
+    from kdutils.tasks.sampling import finite
+
+    for task in (Chain(), Complex()):
+        assert not finite(task, task.sample(256, seeding.generator(0, "held-out"))[0])
