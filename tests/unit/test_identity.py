@@ -633,3 +633,17 @@ def test_fields_and_arguments_count() -> None:
     assert describe(Setting(1)) == describe(replace(Setting(2), size=1))
     assert describe(partial(scaled, 1)) != describe(partial(scaled, factor=1))
     assert describe(scaled(1.0)) == describe(scaled(1.0))
+
+
+def test_of_a_module_imported_inside_counts_what_is_read_of_it() -> None:
+    def quiet(x: torch.Tensor) -> Any:
+        import inspect
+
+        return torch.stack([x]), inspect.signature
+
+    def loud(x: torch.Tensor) -> Any:
+        import inspect
+
+        return torch.stack([x]), inspect.stack()
+
+    assert not describe(quiet)["unseen"] and describe(loud)["unseen"]
