@@ -231,6 +231,10 @@ def test_seeds_are_tuned_on_or_reported(fake_run: MakeRun, tuning_seeds: list[in
             [[0.5, 0.5], [0.9, 0.9], [0.6, 0.6]],
             [[0.5, 0.5], [0.5, 0.5], [0.7, 0.7]],
         ),  # none finished: better at the end
+        (
+            [[0.5, 0.5], [0.5, 0.6], [0.99, 0.6]],
+            [[0.5, 0.5], [0.99, 0.5], [0.99, 0.5]],
+        ),  # one finished of two: earlier, however the other stands
     ],
 )
 def test_what_makes_a_rate_better(fake_run: MakeRun, slow: list, fast: list) -> None:
