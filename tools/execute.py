@@ -32,6 +32,8 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from normalise import KERNEL, LANGUAGE, normalise
 from papermill.exceptions import PapermillExecutionError
 
+from kdutils.pages import claims
+
 ROOT = Path(__file__).resolve().parents[1]
 BOOK, TEXT = ROOT / "book", ROOT / "book" / "text"
 KEPT = ", its cost not recorded"  # at the end of a stamp: `make book` left it so, and `make execute` will not
@@ -219,14 +221,17 @@ def main() -> None:
 
 
 def chapter_table(folder: Path) -> str:
-    """The README's rows: each chapter, its claim, and the measured minutes of training it rests on."""
-    rows = ["| chapter | claim | training it rests on, at `book` on two cores |", "|---|---|---|"]
+    """The README's rows: each chapter, its claim, what its page trains, and what the studies that it shows took."""
+    head = "| chapter | claim | trained on the page, at `book` | its studies, hours of one core |"
+    rows = [head, "|---|---|---|---|"]
     for path in sorted(folder.glob("[0-9]*.json")):
-        title, claim = re.match(
-            r"# (.+)\n\n\*\*(.+)\*\*", pairing.read(TEXT / f"{path.stem}.md").cells[0].source
-        ).groups()
+        text = pairing.read(TEXT / f"{path.stem}.md")
+        title, claim = re.match(r"# (.+)\n\n\*\*(.+)\*\*", text.cells[0].source).groups()
         minutes = json.loads(path.read_text(encoding="utf-8"))["cost"]["seconds"] / 60
-        rows.append(f"| [{title}](book/{path.stem}.ipynb) | {claim} | {minutes:.1f} min |")
+        named = re.search(r"CostBox\(.+, cfg(.*)\)", "\n".join(cell.source for cell in text.cells)).group(1)
+        hours = sum(claims.study_hours(name, BOOK / "results" / "studies") for name in re.findall(r"\w+", named))
+        row = f"| [{title}](book/{path.stem}.ipynb) | {claim} | {minutes:.1f} min | "
+        rows.append(f"{row}{hours:.1f} |" if hours else f"{row}none |")
     return "\n".join(rows)
 
 

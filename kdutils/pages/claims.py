@@ -238,10 +238,16 @@ def _finite(value: Any) -> Any:
     return value
 
 
-class CostBox:
-    """What running a chapter took when its results were last recorded."""
+def study_hours(name: str, folder: Path | str = "results/studies") -> float:
+    """The core-hours that a study's records say it took; 0 without records, as in the installed package."""
+    hours = _read(Path(folder, f"{name}.json")).get("core-hours", 0)
+    return float(hours) if isinstance(hours, int | float) else 0.0
 
-    def __init__(self, chapter: str, settings: SimpleNamespace) -> None:
+
+class CostBox:
+    """What running a chapter took when its results were last recorded, and how long the studies that it shows."""
+
+    def __init__(self, chapter: str, settings: SimpleNamespace, *studies: str) -> None:
         self.text = f"Not measured here yet: run the chapter once at the {settings.profile} profile."
         found = _read(_record(chapter, settings.profile))
         if not found:
@@ -254,10 +260,12 @@ class CostBox:
         except (KeyError, TypeError):
             return
         self.text = (
-            f"Measured cost of all training this chapter rests on, at the {settings.profile} profile: "
-            f"{minutes:.1f} minutes and {memory:.1f} GiB of memory on one device ({device}). "
-            "Runs shared with other chapters are trained once and kept."
+            f"What this page itself trains took {minutes:.1f} minutes and {memory:.1f} GiB of memory at the "
+            f"{settings.profile} profile, on one device ({device}). Runs shared with other chapters are trained once "
+            "and kept."
         )
+        if hours := sum(study_hours(name) for name in studies):
+            self.text += f" The studies that it shows, which it only reads, took {hours:.1f} hours of one core."
 
     def __repr__(self) -> str:
         return _typed(self.text)

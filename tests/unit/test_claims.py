@@ -200,6 +200,20 @@ def test_cost_box(published: Callable[[], Path]) -> None:
     assert repr(box) in box._repr_html_()
 
 
+def test_the_cost_of_a_study_is_told_beside_that_of_the_page(
+    published: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = profiles.load("parity", "smoke", device="cpu")
+    folder = published().parents[1] / "studies"
+    folder.mkdir()
+    monkeypatch.chdir(folder.parents[1])  # a page reads what is beside it
+    (folder / "long.json").write_text('{"core-hours": 2.5}')
+    (folder / "longer.json").write_text('{"core-hours": 4}')
+    assert claims.study_hours("long", folder) == 2.5 and claims.study_hours("nothing", folder) == 0
+    assert "studies" not in repr(CostBox("chapter", settings)) + repr(CostBox("chapter", settings, "nothing"))
+    assert "6.5 hours of one core" in repr(CostBox("chapter", settings, "long", "longer"))
+
+
 def test_cost_of_no_run() -> None:
     assert claims.cost({}) == {"seconds": 0, "peak memory, bytes": 0, "device": "none"}
 
