@@ -19,20 +19,23 @@ RESULTS, TEXT, PAGE = ROOT / "book" / "results" / "book", ROOT / "book" / "text"
 # (who, what they claim in our words, ids of the claims that bear on it; True where these test our own statements)
 PAPERS = (
     ("panigrahi2025", "Training on the final teacher alone can be about as slow as training on labels.",
-     ("one-shot-like-labels", "one-shot-vs-labels", "finished-output-blind")),
-    ("panigrahi2025", "A checkpoint from the teacher's jump makes students faster than the final teacher does.",
-     ("middle-beats-one-shot", "middle-beats-early", "middle-beats-late")),
+     ("one-shot-like-labels", "one-shot-vs-labels")),
+    ("panigrahi2025", "A checkpoint from the teacher's jump makes students faster than the final teacher does (tested "
+     "here with six bits that decide, and with two, three and four).",
+     ("middle-beats-one-shot", "middle-beats-early", "middle-beats-late", "checkpoint-pays-2", "checkpoint-pays-3",
+      "checkpoint-pays-4")),
     ("panigrahi2025", "In the jump the teacher's output correlates with the single bits of the support.",
      ("spike", "final-output-blind")),
     ("panigrahi2025", "The samples that progressive distillation needs grow more slowly with the bits than one-shot's "
-     "(tested here: with four bits that decide, where it rests on the largest size; with two a checkpoint brings "
-     "nothing at any size).", ("scaling-progressive", "scaling-progressive-fewer")),
+     "(tested here: with four bits that decide, where it rests on the largest size; with two a checkpoint costs "
+     "samples at every size).", ("scaling-progressive", "scaling-progressive-fewer")),
     ("panigrahi2025", "In the two-phase setting of the theorems a checkpoint after the first phase helps.",
      ("two-phase-exact", "two-phase-progressive")),
     ("panigrahi2025", "Progressive distillation helps transformers on parities.",
      ("transformer-progressive-vs-one-shot",)),
     ("panigrahi2025", "Progressive distillation helps in masked language modelling on a grammar (tested here: "
-     "one checkpoint, and all probabilities of the teacher; the paper's students see its likeliest letter).",
+     "one checkpoint, and all probabilities of the teacher; in the paper's public code students see its likeliest "
+     "letter).",
      ("grammar-progressive-ahead", "grammar-progressive-vs-one-shot")),
     ("gupta2025", "Two-layer networks on parities: extraction is far better than one-shot (labels are shown beside "
      "it; with 100 bits they had the longer training).",
@@ -60,7 +63,7 @@ BEYOND = (
     ("Language modelling: is extraction ahead of labels after as many operations?",
      ("grammar-extraction-vs-labels-flops", "grammar-labels-flops-longest", "english-extraction-vs-labels-flops")),
     ("A pretrained teacher, run once over a short text: does extraction help?",
-     ("smollm2-extraction-vs-one-shot", "smollm2-control")),
+     ("smollm2-extraction-vs-one-shot", "smollm2-control", "smollm2-control-accuracy")),
     ("Pictures: do hidden stages pay where outputs already say most of what the last layer holds?",
      ("pictures-extraction-foretold", "pictures-extraction-few-steps", "pictures-deep", "pictures-deep-ahead")),
     ("Pictures: does a teacher save labels?", ("pictures-one-percent", "pictures-ten-percent")),
