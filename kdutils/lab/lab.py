@@ -117,7 +117,7 @@ class Lab:
         students = Ensemble(self.make_student, s.seeds[:1], [learning_rate], s.device)
         run = self._train(f"{plan.name}, watched", students, plan, s.steps, s.batch, evaluate_every=every,
                           keep_every=every)  # fmt: skip
-        run.snapshots = {0: students.parameters, **run.snapshots}
+        run.snapshots = {0: {**students.parameters, **students.buffers}, **run.snapshots}
         return run
 
     def test_sample(self) -> tuple[Any, Any] | None:

@@ -98,7 +98,10 @@ class RecordedLab(Lab):
                    key=self.name, students=alone, snapshots={}, **curve)  # fmt: skip
 
     def plan(self, options: Mapping[str, Any], choice: Mapping[str, float], seed: int = 0) -> Curriculum:
-        """The curriculum of a study's arm (`kdutils.studies.plans.plan`) from what was recorded."""
+        """The curriculum of a study's arm (`kdutils.studies.plans.plan`) from what was recorded.
+
+        Of its options `curriculum`, `layers`, `hidden` and `share` count; `plans.wrong_with` refuses others.
+        """
         (*layers, output), s, kind = self.recorded(), self.settings, options["curriculum"]
         layers = layers[s.layers :] if options.get("hidden") == "untrained" else layers[: s.layers]
         layers = {"last": layers[-1:], "reversed": layers[::-1]}.get(options.get("layers"), layers)
@@ -106,8 +109,6 @@ class RecordedLab(Lab):
             layers = [WeightedSum(tuple((1.0, layer) for layer in layers))]
         length = round(choice["share"] * s.steps / len(layers)) if kind == "extraction" else 0
         early = [Stage(layer, max(1, length)) for layer in layers if length]
-        if not early and kind not in ("labels", "one-shot"):
-            raise ValueError(f"{kind!r} is not among the arms of a recorded teacher: labels, one-shot, extraction")
         return Curriculum(kind, (*early, Stage(Labels() if kind == "labels" else output)))
 
     def test_sample(self) -> tuple[Any, Any]:

@@ -72,53 +72,6 @@ function picker(data, el) {
   draw();
 }
 
-function projections(data, el) {
-  const names = data.projections.map((p) => p.name), words = status(), keys = make("p", { class: "kd-keys" });
-  const lengths = [...new Set(data.arms.map((arm) => arm.steps))].sort((a, b) => a - b);
-  const chosen = { projection: 0, seed: 0 };
-  const found = data.arms.flatMap((arm) => [...arm.times.values, arm.times.limit]).filter((v) => v !== null);
-  const curve = accuracy(data.arms, 240);
-  const race = chart({ x: [-0.5, lengths.length - 0.5], y: [Math.min(...found) / 1.4, Math.max(...found) * 1.3], log: true, height: 240,
-    xlabel: "steps of the hidden stage", ylabel: `samples to ${percent(data.threshold)}`, named: lengths.map((steps, i) => [i, whole(steps)]) });
-  const which = select("Projection", names, 0, (v) => { chosen.projection = v; fit(); draw(); });
-  const long = slider("Steps of the hidden stage", 0, 0, (i) => whole(options()[i].steps), () => draw());
-  const seed = select("Student", ["all seeds", ...data.arms[0].seeds.map((s) => `seed ${s}`)], 0, (v) => ((chosen.seed = v), draw()));
-  function options() { return data.arms.filter((arm) => arm.projection === chosen.projection); }
-  function fit() { // the slider stops where runs were recorded, and stays at the nearest length
-    const before = long.steps ?? lengths[Math.floor(lengths.length / 2)], near = options().map((arm) => Math.abs(arm.steps - before));
-    long.input.max = near.length - 1;
-    long.input.disabled = near.length === 1;
-    long.input.value = near.indexOf(Math.min(...near));
-    long.told();
-  }
-  const show = (v, limit) => (v === null ? `more than ${whole(limit)}` : whole(v));
-  const draw = () => {
-    const now = options()[+long.input.value], look = data.projections[now.projection], t = now.times, one = chosen.seed - 1;
-    long.steps = now.steps;
-    const faint = data.arms.filter((arm) => arm !== now).map((arm) => line(arm.x, arm.median, data.projections[arm.projection], 1, 0.3));
-    const mine = one < 0 ? [band(now.x, now.low, now.high, look), line(now.x, now.median, look, 2.6)] : [line(now.x, now.median, look, 1.2, 0.7), line(now.x, now.curves[one], look, 2.6)];
-    const name = `${look.name}, ${whole(now.steps)} steps`;
-    const result = one < 0 ? `${show(t.median, t.limit)} [${show(t.low, t.limit)}, ${show(t.high, t.limit)}] samples to ${percent(data.threshold)}` : `${show(t.values[one], t.limit)} samples to ${percent(data.threshold)}`;
-    curve.show([level(data.threshold), ...faint, ...mine], [strong(name), one < 0 ? "" : `, seed ${now.seeds[one]}`], `Held-out accuracy of ${name}, among all recorded runs.`);
-    const spots = data.arms.flatMap((arm) => {
-      const shade = data.projections[arm.projection], bold = arm === now, x = lengths.indexOf(arm.steps) + ((arm.projection + 0.5) / names.length - 0.5) * 0.6;
-      const end = (v) => v ?? arm.times.limit;
-      const open = arm.times.median === null; // an open ring: half or more did not finish
-      return [line([x, x], [end(arm.times.low), end(arm.times.high)], { ...shade, dash: [] }, bold ? 4 : 2, bold ? 1 : 0.6),
-        ({ sx, sy }) => make("circle", { ...paint(shade), class: `kd-ink ${open ? "kd-ring" : "kd-dot"}`, cx: sx(x), cy: sy(end(arm.times.median)), r: bold ? 7 : 4 }),
-        bold && one >= 0 ? ({ sx, sy }) => make("rect", { class: "kd-mark", x: sx(x) - 9, width: 18, y: sy(end(t.values[one])) - 1.5, height: 3 }) : null];
-    }).filter(Boolean);
-    race.show(spots, [strong("All recorded runs"), ", median and 90 % interval"], `Samples to ${percent(data.threshold)} of every projection and length; the chosen one needs ${result}.`);
-    const done = t.values.filter((v) => v !== null).length;
-    words.say(`${name}, learning rate ${now.rate}: ${one < 0 ? `${result}, median of ${now.seeds.length} seeds and 90 % interval` : `seed ${now.seeds[one]} needs ${result}`}.`, `${done} of ${now.seeds.length} seeds finished.`);
-  };
-  const censored = data.arms.some((arm) => arm.times.median === null);
-  keys.append(...data.projections.map((p) => key(p, p.name)), ...(censored ? ["open ring: half or more of the seeds did not finish"] : []));
-  el.append(make("div", { class: "kd-controls" }, which.host, seed.host, long.host), make("div", { class: "kd-columns" }, curve.host, race.host), keys, words.host);
-  fit();
-  draw();
-}
-
 function shares(data, el) {
   const words = status(), keys = make("p", { class: "kd-keys" }), told = make("div", {}, keys, words.host);
   const ks = [...new Set(data.cases.map((c) => c.k))], chosen = { k: data.start[0] };
@@ -154,7 +107,7 @@ function shares(data, el) {
   draw();
 }
 
-const KINDS = { "First step": shares, "Curriculum player": player, "Checkpoint picker": picker, "Projection lab": projections };
+const KINDS = { "First step": shares, "Curriculum player": player, "Checkpoint picker": picker };
 
 function render({ model, el }) {
   const kind = model.get("kind"), host = make("section", { class: "kd-explorer", "aria-label": kind }, make("p", { class: "kd-title" }, kind));

@@ -19,7 +19,6 @@ import traitlets
 from matplotlib.axes import Axes
 
 from kdutils import probes, seeding
-from kdutils.lab import stats
 from kdutils.lab.lab import THRESHOLD
 from kdutils.lab.stats import Arm
 from kdutils.lab.training import Run
@@ -107,24 +106,6 @@ def checkpoint_picker(
         "budget": reference.budget, "seed": reference.students.seeds[0], "start": sorted(students).index(first),
     }  # fmt: skip
     return Explorer("Checkpoint picker", {**data, **_ground(task)})
-
-
-def projection_lab(arms: Mapping[tuple[str, int], Arm], threshold: float = THRESHOLD) -> Explorer:
-    """Choose a projection, a length of its stage and a seed: that curve among all recorded ones, with intervals.
-
-    Args:
-        arms: by name of the projection and steps of the hidden stage.
-        threshold: held-out accuracy to which samples are counted.
-    """
-    names = list(dict.fromkeys(name for name, _ in arms))
-    points = LIMIT // sum(len(arm.seeds) + 4 for arm in arms.values())
-    shown = [
-        {"projection": names.index(name), "steps": steps, "rate": arm.learning_rate, **_seeds(arm, points),
-         "times": _times(arm.times(threshold))}
-        for (name, steps), arm in sorted(arms.items(), key=lambda item: (names.index(item[0][0]), item[0][1]))
-    ]  # fmt: skip
-    looks = [{"name": name, "colour": plots._SPARE[i % len(plots._SPARE)], "dash": []} for i, name in enumerate(names)]
-    return Explorer("Projection lab", {"threshold": threshold, "projections": looks, "arms": shown})
 
 
 def first_step(
@@ -226,25 +207,6 @@ def _curve(run: Run, along: np.ndarray | None = None, points: int = 100) -> dict
     picked = _thin(len(run.steps), points)
     x = run.samples if along is None else along
     return {"x": x[picked].tolist(), "y": _round(run.accuracy[picked, 0])}
-
-
-def _seeds(arm: Arm, points: int) -> dict[str, list]:
-    """Every seed's curve, their median, and its pointwise 90 % bootstrap interval."""
-    picked = _thin(len(arm.run.steps), points)
-    values = arm.accuracy[picked]
-    low, high = np.transpose([stats.bootstrap(stats.median, row) for row in values])
-    return {
-        "x": arm.run.samples[picked].tolist(), "median": _round(stats.median(values)), "low": _round(low),
-        "high": _round(high), "seeds": list(arm.seeds), "curves": _round(values.T),
-    }  # fmt: skip
-
-
-def _times(times: stats.Times) -> dict[str, Any]:
-    low, high = times.interval()
-    return {
-        "median": _finite(times.median), "low": _finite(low), "high": _finite(high), "limit": times.limit,
-        "values": [_finite(value) for value in times.values],
-    }  # fmt: skip
 
 
 def _thin(length: int, points: int) -> np.ndarray:

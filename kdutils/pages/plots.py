@@ -155,7 +155,7 @@ def solved(
     `teachers` are drawn as thin vertical lines: when each of them solved it, within the axes.
     """
     ax = plt.gca() if ax is None else ax
-    first = min(found.values.min() for found in arms.values()) / 4
+    first = min(min(found.limit, found.values.min()) for found in arms.values()) / 4
     last = max(found.limit if found.finished < len(found.values) else found.values.max() for found in arms.values())
     lowest, idle = {}, {}  # by budget, the last label of arms with students done, and of those with none: they part
     tops: list[tuple[float, str, str]] = []  # labels above the curves: where two are near, they part sideways
@@ -201,7 +201,7 @@ def ratios(groups: Mapping[str, Mapping[str, Estimate]], ax: Axes | None = None,
     """
     ax = plt.gca() if ax is None else ax
     shown = [found for rows in groups.values() for found in rows.values() if found.bound != "not identified"]
-    finite = [end for f in shown for end in (f.low, f.value, f.high) if 0 < end < np.inf]
+    finite = [end for f in shown for end in (f.low, f.value, f.high) if 0 < end < np.inf] or [1.0]
     left, right = min(finite) / 1.3, max(finite) * 1.6
     ax.axvspan(1 / smallest, smallest, color="#999999", alpha=0.2, lw=0)
     row, names = 0, []

@@ -35,13 +35,11 @@ class Shares:
         bits: (d,) the shares rho_i. Estimated from samples they may fall a little below 0.
         support: the bits that matter.
         error: (d,) their standard errors; zeros where the shares are exact.
-        rank: effective number of views, (tr C)^2 / tr(C^2) of their second moments C; NaN where it was not asked for.
     """
 
     bits: np.ndarray
     support: tuple[int, ...]
     error: np.ndarray
-    rank: float = math.nan
 
     @property
     def d(self) -> int:

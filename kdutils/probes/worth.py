@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdutils import checks, losses, reading
+from kdutils.tasks.cost import flops
 
 MOST = 64  # directions of the outputs, and classes of the labels, that a regression is given
 
@@ -101,7 +101,8 @@ def worth(
                 break
         if not halves[1]:
             raise ValueError("the loader gives fewer than two batches: half of them fit, the others measure")
-        costs = [_cost(teacher, first, path) for path in (*paths, reading.OUTPUT)]
+        passes = [partial(reading.outputs_at, teacher, first, (path,)) for path in (*paths, reading.OUTPUT)]
+        costs = [flops(up_to_it)[1] for up_to_it in passes]
     finally:
         checks.restored(training)
     if not all(sum(len(part["labels"]) for part in half) for half in halves):
@@ -167,10 +168,3 @@ def _explained(x: torch.Tensor, x_held: torch.Tensor, h: torch.Tensor, h_held: t
     slope = torch.linalg.solve(x.T @ x + 1e-3 * len(x) * torch.eye(x.shape[1], dtype=x.dtype), x.T @ (h - mean))
     total = (h_held - mean).square().sum()
     return float(1 - (h_held - mean - x_held @ slope).square().sum() / total) if total > 0 else 0.0
-
-
-def _cost(teacher: nn.Module, x: Any, path: str) -> int:
-    """Multiply-adds of a pass up to a module."""
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        reading.outputs_at(teacher, x, (path,))
-    return counter.get_total_flops()

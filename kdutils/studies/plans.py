@@ -32,6 +32,8 @@ VALUES = {"layers": ("each", "reversed", "last", "at once"), "keep": ("all", *me
           "projection": ("gaussian", "rademacher", "orthonormal", "pca", "neurons")}  # fmt: skip
 REACH = {"share": (0.0, 0.8), "steps": (1.0, math.inf), "gain": (0.0, 0.95), "weight": (0.0, math.inf),
          "told": (0.01, 1.0), "heat": (1.0, 16.0)}  # fmt: skip  # of what is given, and of extensions
+OF_LABS = {"labelled": ("pictures",), "told": ("parity",), "keep": ("parity",)}  # options that not every lab knows
+OF_RECORDS = {"curriculum", "evaluate_every", "share", "layers", "hidden"}  # those of a recorded teacher's arms
 WHOLE = ("evaluate_every", "sparse", "units")  # counts, and a dimension after the samples
 RIVALS = (("heat", "temperature"), ("sparse", "projection"))
 ZERO = ("gain", "told")  # may be given as 0
@@ -42,14 +44,20 @@ def label(choice: Mapping[str, float]) -> str:
     return ", ".join(f"{key} {value:g}" for key, value in choice.items())
 
 
-def wrong_with(arm: Mapping[str, Any]) -> str:
-    """What is wrong with an arm's options, or nothing."""
-    kind = arm.get("curriculum")
-    if kind not in KINDS:
-        return f"needs a curriculum, one of {', '.join(KINDS)}"
+def wrong_with(arm: Mapping[str, Any], lab: str) -> str:
+    """What is wrong with an arm's options in a lab, or nothing."""
+    kind, recorded = arm.get("curriculum"), lab == "recorded"
+    kinds = ("labels", "one-shot", "extraction") if recorded else tuple(KINDS)
+    if kind not in kinds:
+        return f"needs a curriculum, one of {', '.join(kinds)}"
     plain, lists = KINDS[kind]
     if wrong := set(arm) - {"curriculum", "evaluate_every", *plain, *lists}:
         return f"has no option {min(wrong)!r}; {kind} has {', '.join(plain + lists)}"
+    if wrong := [key for key in arm if lab not in OF_LABS.get(key, (lab,)) or (recorded and key not in OF_RECORDS)]:
+        return f"has {wrong[0]!r}, of which the lab {lab!r} knows nothing"
+    hidden = VALUES["hidden"][:2] if recorded else [v for v in VALUES["hidden"] if v != "support" or lab == "parity"]
+    if arm.get("hidden", hidden[0]) not in hidden:
+        return f"has hidden {arm['hidden']!r}; in the lab {lab!r} choose one of {', '.join(hidden)}"
     if wrong := [key for key in lists if key in arm and not (isinstance(arm[key], list) and arm[key])]:
         return f"needs a list to choose from as {wrong[0]!r}"
     if wrong := [key for key in lists if key in arm and not sound.several(arm[key], partial(_fits, key))]:

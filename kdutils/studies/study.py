@@ -124,7 +124,7 @@ class Study:
         if lost := [size for size in self.sizes if len(self.taught(size)) != len(self.teachers)]:
             raise ValueError(f"{self.name}: {lost[0]!r} has to have {len(self.teachers)} teachers, as all sizes have")
         for name, arm in self.arms.items():
-            if wrong := plans.wrong_with(arm):
+            if wrong := plans.wrong_with(arm, self.lab):
                 raise ValueError(f"{self.name}: arm {name!r} {wrong}")
         seeds = {10 * i + n for i in range(len(self.teachers)) for n in range(1, self.students + 1)}
         if self.students > 9 or seeds & {*self.tuning["seeds"], *itertools.chain(*map(self.taught, self.sizes))}:

@@ -6,37 +6,14 @@ import numpy as np
 import pytest
 from test_site import SITE, pages, parsed
 
-from kdutils import curriculum, projections
-from kdutils.lab.lab import ParityLab
-from kdutils.lab.store import Store
-from kdutils.pages import explorers, profiles
+from kdutils.pages import explorers
 
 pytestmark = pytest.mark.skipif(not SITE.exists(), reason=f"no site at {SITE.name}: run `make site` first")
-WHERE = {"Checkpoint picker": "03_progressive", "Curriculum player": "04_extraction", "Projection lab": "lab",
-         "First step": "05_why"}  # fmt: skip
-CONTROLS = {"Checkpoint picker": 1, "Curriculum player": 4, "Projection lab": 3, "First step": 4}
-TINY = {
-    "d": 6, "k": 2, "teacher_width": 64, "teacher_steps": 300, "keep_every": 300, "student_width": 24, "batch": 32,
-    "steps": 120, "evaluate_every": 10, "tuning_seeds": [100], "learning_rates": [1.0],
-}  # fmt: skip
+WHERE = {"Checkpoint picker": "03_progressive", "Curriculum player": "04_extraction", "First step": "05_why"}
+CONTROLS = {"Checkpoint picker": 1, "Curriculum player": 4, "First step": 4}
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Projection lab</title><style>body { margin: 16px; } %s</style><main></main><script type="module">%s
+<title>An explorer</title><style>body { margin: 16px; } %s</style><main></main><script type="module">%s
 const data = %s; render({ model: { get: (name) => data[name] }, el: document.querySelector("main") });</script>"""
-
-
-@pytest.fixture(scope="module")
-def lab_page(tmp_path_factory):
-    """A page of its own for a projection lab of tiny arms."""
-    folder = tmp_path_factory.mktemp("lab")
-    lab = ParityLab(
-        profiles.load("parity", "smoke", device="cpu", seeds=[1, 2, 3], overrides=TINY), Store(folder / "runs")
-    )
-    teacher = lab.teacher().network()
-    kinds = {"gaussian": projections.gaussian, "neurons": projections.neurons}
-    places = [("gaussian", 5), ("gaussian", 40), ("neurons", 10), ("neurons", 20)]
-    arms = {(name, n): lab.arm(curriculum.extracted(teacher, steps=n, projection=kinds[name])) for name, n in places}
-    widget = explorers.projection_lab(arms)
-    return written(widget, folder / "lab.html"), widget.data
 
 
 def written(widget, page):
@@ -48,9 +25,9 @@ def written(widget, page):
 
 
 @pytest.fixture(scope="module")
-def data(lab_page):
+def data():
     """What each explorer carries, by page."""
-    found = {"lab": lab_page[1]}
+    found = {}
     for page in pages():
         for script in parsed(page).find_all("script", type="application/vnd.jupyter.widget-state+json"):
             for model in json.loads(script.string)["state"].values():
@@ -60,10 +37,8 @@ def data(lab_page):
 
 
 @pytest.fixture(scope="module")
-def driven(browse, lab_page):
-    return browse(
-        "explore.mjs", *(page for page in pages() if "widget-view+json" in page.read_text("utf-8")), lab_page[0]
-    )
+def driven(browse):
+    return browse("explore.mjs", *(page for page in pages() if "widget-view+json" in page.read_text("utf-8")))
 
 
 def seen(driven, kind):
@@ -142,20 +117,3 @@ def test_first_step_names_what_is_drawn_and_stays_as_tall(browse, data, tmp_path
         assert len({len(step["keys"]) for step in shown}) > 1
         assert all(len(step["keys"]) == step["drawn"].count('fill="none"') for step in shown)
         assert len({step["tall"] for step in shown}) == 1, report["width"]
-
-
-def test_lab_shows_its_numbers(driven, data):
-    numbers = data["lab"]
-    near, far = numbers["arms"][-2:]
-    for report in seen(driven, "Projection lab"):
-        chosen = next(step for step in report["steps"] if step["action"] == "neurons")
-        assert chosen["said"] == ["10"], "the slider stops only where a run was recorded"
-        assert chosen["words"].startswith(f"neurons, 10 steps, learning rate 1: {near['times']['median']:,.0f} [")
-        seeds = [step for step in report["steps"] if step["control"] == "Student"]
-        for step, value in zip(seeds, near["times"]["values"], strict=True):
-            assert f"{step['action']} needs {value:,.0f} samples" in step["words"]
-        end = report["steps"][-1]
-        assert (end["control"], end["action"], end["said"]) == ("Steps of the hidden stage", "End", ["20"])
-        assert (
-            f"neurons, 20 steps, learning rate 1: seed 3 needs {far['times']['values'][2]:,.0f} samples" in end["words"]
-        )

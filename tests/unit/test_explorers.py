@@ -2,7 +2,6 @@ import dataclasses
 import json
 import re
 import tomllib
-from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
@@ -13,10 +12,8 @@ import pytest
 import torch
 
 from kdutils import curriculum, probes, seeding
-from kdutils.lab import stats
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.lab import ParityLab
-from kdutils.lab.stats import Arm
 from kdutils.lab.store import Store
 from kdutils.lab.training import Run
 from kdutils.pages import explorers, plots, profiles
@@ -134,23 +131,6 @@ def test_picker_shows_what_the_runs_hold(lab: ParityLab, watched: dict[str, Run]
         assert stop["reached"] == (above[0] if len(above) else None)
 
 
-def test_lab_shows_what_the_arms_hold(fake_run: Callable[..., Run]) -> None:
-    seeds = (1, 2, 3)
-    fast = Arm(fake_run([[0.5] * 3, [0.96, 0.7, 0.8], [0.99, 0.99, 0.9712]], seeds), 1.0, seeds)
-    slow = Arm(fake_run([[0.5] * 3, [0.6, 0.5, 0.5], [0.99, 0.6, 0.9]], seeds), 1.0, seeds)
-    data = plain(explorers.projection_lab({("b", 20): slow, ("a", 5): fast, ("b", 10): fast}))
-    assert [look["name"] for look in data["projections"]] == ["b", "a"]
-    assert [(arm["projection"], arm["steps"]) for arm in data["arms"]] == [(0, 10), (0, 20), (1, 5)]
-    first, second = data["arms"][:2]
-    assert first["curves"] == [[0.5, 0.96, 0.99], [0.5, 0.7, 0.99], [0.5, 0.8, 0.971]] and first["seeds"] == [1, 2, 3]
-    assert first["x"] == [0, 40, 80] and first["median"] == [0.5, 0.8, 0.99]
-    assert (
-        (first["low"][1], first["high"][1]) == stats.bootstrap(stats.median, np.array([0.96, 0.7, 0.8])) == (0.7, 0.96)
-    )
-    assert first["times"] == {"median": 80, "low": 40, "high": 80, "limit": 80, "values": [40, 80, 80]}
-    assert second["times"] == {"median": None, "low": 80, "high": None, "limit": 80, "values": [80, None, None]}
-
-
 @pytest.mark.parametrize(("d", "arms", "snapshots"), [(30, 5, 82), (50, 5, 81), (100, 6, 81), (20, 2, 300)])
 def test_a_player_stays_small(d: int, arms: int, snapshots: int) -> None:
     runs = {f"method {i}": film(d, snapshots) for i in range(arms)}
@@ -163,14 +143,6 @@ def test_a_picker_stays_small() -> None:
     students = {step: film(2, 200) for step in list(trained.snapshots)[::10]}
     picker = explorers.checkpoint_picker(trained, students, SparseParity(100, 6), film(2, 200), first=0)
     assert len(picker.payload) < MOST and len(picker.data["stops"]) == 20
-
-
-def test_a_projection_lab_stays_small(fake_run: Callable[..., Run]) -> None:
-    seeds = tuple(range(1, 10))
-    draw = np.random.default_rng(0)
-    runs = {(p, m): fake_run(draw.uniform(0.4, 1, (200, 9)), seeds) for p in "abcdef" for m in (10, 50, 100, 200)}
-    room = explorers.projection_lab({place: Arm(run, 1.0, seeds) for place, run in runs.items()})
-    assert len(room.payload) < MOST and len(room.data["arms"][0]["x"]) >= 30
 
 
 def test_first_step_shows_the_formula_and_the_points() -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from kdutils import curriculum, seeding
 from kdutils.lab import lab, stats, store
@@ -135,6 +136,16 @@ def test_a_watched_student_is_kept_from_its_start_to_the_end_of_the_budget(room:
         with seeding.global_rng(1, "init"):
             assert torch.equal(run.snapshots[0]["hidden.weight"][0], start().hidden.weight)
         assert torch.equal(run.snapshots[120]["hidden.weight"], run.students.parameters["hidden.weight"])
+
+
+def test_a_watched_students_start_has_the_buffers_of_its_start(room: ParityLab) -> None:
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.Linear(room.settings.d, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+    room.make_student, room.mode = normed, "train"
+    run = room.watch(curriculum.from_labels(), 0.1)
+    start, end = (run.network(step=step)[1].running_mean for step in (0, 120))
+    assert (start == 0).all() and (end != 0).all()
 
 
 def test_late_checkpoint_is_past_the_jump_and_before_the_end(fake_run: Callable[..., Run]) -> None:

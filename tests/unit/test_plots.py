@@ -11,6 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from kdutils import curriculum
+from kdutils.lab import stats
 from kdutils.lab.stats import Arm, Times
 from kdutils.lab.training import Run
 from kdutils.pages import plots
@@ -218,3 +219,14 @@ def test_names_of_arms_in_which_nobody_is_done_stand_apart_and_inside(ax: Axes) 
     boxes = [text.get_window_extent() for text in ax.texts]
     assert len(boxes) == 4 and not any(one.overlaps(other) for one, other in combinations(boxes, 2))
     assert min(box.y0 for box in boxes) >= ax.get_window_extent().y0 - 1
+
+
+def test_figures_are_drawn_where_nobody_is_done_and_nothing_is_known(ax: Axes) -> None:
+    nobody = {name: Times(np.full(3, np.inf), 1e3) for name in ("labels", "one-shot")}
+    plots.solved(nobody, ax=ax)
+    assert {text.get_text() for text in ax.texts} == {"labels, 0 of 3", "one-shot, 0 of 3"}
+    ax.clear()
+    unknown = stats.ratio(list(nobody.values())[:1], list(nobody.values())[:1])
+    plots.ratios({"a group": {"labels": unknown}}, ax)
+    assert unknown.bound == "not identified" and "nothing is known" in [text.get_text() for text in ax.texts]
+    ax.figure.canvas.draw()

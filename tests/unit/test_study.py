@@ -15,6 +15,7 @@ import torch
 
 from kdutils import curriculum
 from kdutils.lab.store import Store
+from kdutils.studies import plans
 from kdutils.studies import study as studies
 from kdutils.studies.plans import plan
 from kdutils.studies.records import ORDER, Records, complete, kept, machine
@@ -162,6 +163,39 @@ def test_a_size_may_have_teachers_of_its_own(small: Study) -> None:
 def test_a_study_that_means_nothing_is_refused(small: Study, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(small, **change)
+
+
+@pytest.mark.parametrize(
+    ("lab", "arm", "message"),
+    [
+        (
+            "parity",
+            {"curriculum": "labels", "labelled": 0.1},
+            "has 'labelled', of which the lab 'parity' knows nothing",
+        ),
+        ("grammar", {"curriculum": "labels", "told": [0.1]}, "has 'told', of which the lab 'grammar' knows nothing"),
+        (
+            "grammar",
+            {"curriculum": "extraction", "share": [0.1], "hidden": "support"},
+            "has hidden 'support'; in the lab 'grammar' choose one of trained, untrained, wrong samples",
+        ),
+        ("recorded", {"curriculum": "joint", "weight": [0.1]}, "one of labels, one-shot, extraction"),
+        (
+            "recorded",
+            {"curriculum": "one-shot", "heat": [2.0]},
+            "has 'heat', of which the lab 'recorded' knows",
+        ),
+        ("recorded", {"curriculum": "extraction", "steps": [9]}, "has 'steps', of which the lab 'recorded' knows"),
+        (
+            "recorded",
+            {"curriculum": "extraction", "share": [0.1], "hidden": "wrong samples"},
+            "in the lab 'recorded' choose one of trained, untrained",
+        ),
+    ],
+)
+def test_an_option_of_which_a_lab_knows_nothing_is_refused(lab: str, arm: dict, message: str) -> None:
+    assert message in plans.wrong_with(arm, lab)
+    assert plans.wrong_with({"curriculum": "labels"}, lab) == ""
 
 
 def test_an_unknown_word_in_a_file_is_refused(tmp_path: Path) -> None:
