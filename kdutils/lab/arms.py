@@ -267,12 +267,13 @@ def beyond(best: float, tried: Sequence[float]) -> float | None:
 
 
 def fastest(threshold: float) -> Callable[[Arm], tuple[float, ...]]:
-    """A merit for `Arm.tuned`: most seeds finished; then the smallest median of samples to `threshold`; then, where one
-    of two has finished, when that was; then the highest median accuracy at the end of the budget."""
+    """A merit for `Arm.tuned`: most seeds finished; then the smallest median of samples to `threshold`; then, where too
+    few finished for a median, when the first of them did; then the highest median accuracy at the end of the budget."""
 
     def merit(arm: Arm) -> tuple[float, ...]:
         times = arm.times(threshold)
-        return times.finished, -times.median, -lower_median(times.values), float(np.median(arm.accuracy[-1]))
+        first = 0.0 if np.isfinite(times.median) else float(times.values.min())
+        return times.finished, -times.median, -first, float(np.median(arm.accuracy[-1]))
 
     return merit
 
