@@ -2,7 +2,7 @@
 
 An object is told apart by its class and its attributes; functions and classes by what their code does, what they
 captured, and the globals that they read, in turn; code of an installed distribution by its name and version. What code
-reads from outside while it runs is not looked at here: `kdutils.tasks.outside` listens to tasks.
+reads from outside while it runs is not looked at here: `kdutils.tasks.outside` listens to tasks, signals, networks.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def global_rng(seed: int, *names: str | int, device: torch.device | None = None)
     """Seed the global generators of torch, numpy and Python inside the block and put them back after it.
 
     Module constructors, dropout and the like draw from global generators and take no others; this is the one place
-    where kdutils touches them. `device` is a GPU whose generator counts too.
+    where kdutils touches them. `device` is a GPU whose generator counts too; other GPUs are seeded and not put back.
     """
     before = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):

@@ -1,4 +1,5 @@
-"""One method in a comparison: how its learning rate was chosen, and when each seed reached a threshold."""
+"""One method in a comparison: how its learning rate was chosen, and when each seed reached a threshold. With it the
+statistics of such times: medians in which unfinished seeds count, and a bootstrap."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ class Times:
 
     Attributes:
         values: (n,) in the unit of `limit`; `inf` where the budget ended first.
-        limit: the budget, in the same unit.
+        limit: how long they were watched, in the same unit: the budget, or less where the run ended before it.
     """
 
     values: np.ndarray

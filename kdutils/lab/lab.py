@@ -34,7 +34,7 @@ class Lab:
     """A task, a teacher's and a student's shape, and an optimiser; the rest is in the settings.
 
     Args:
-        settings: from `kdutils.pages.profiles`.
+        settings: from `kdutils.pages.profiles`, or made by a study.
         task: has `sample`; see `kdutils.lab.training.train`.
         teacher, student: build one network each.
         optimiser: the same for teacher and students.

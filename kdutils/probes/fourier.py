@@ -19,7 +19,7 @@ def cube(d: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """All 2^d points (2^d, d) of {-1, +1}^d; bit `i` of a row's number n is set where column i is -1.
 
     Raises:
-        ValueError: for d over 20.
+        ValueError: for d below 1 or over 20.
     """
     if not 1 <= d <= EXACT_LIMIT:
         raise ValueError(f"all 2^d points are listed for d up to {EXACT_LIMIT}, not d={d}: sample instead")
@@ -75,7 +75,7 @@ def degree_one(values: torch.Tensor, x: torch.Tensor, support: Sequence[int]) ->
     """Root mean square degree-1 coefficient on and off the support, of functions scaled to unit variance.
 
     Args:
-        values: (n, functions) at the samples x (n, d) of {-1, +1}^d.
+        values: (n, functions) at the samples x (n, d) of {-1, +1}^d; of a constant function nothing but NaN comes.
 
     >>> x = cube(3)
     >>> degree_one(x[:, :1], x, support=[0])  # a function that is one bit

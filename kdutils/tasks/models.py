@@ -63,7 +63,7 @@ class Block(nn.Module):
         self.up, self.down = Linear(width, 4 * width), Linear(4 * width, width)
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads}"  # no weight shows it, and the store tells networks apart by both
+        return f"heads={self.heads}"  # no weight shows it
 
     def forward(self, h: torch.Tensor, causal: bool, attend: torch.Tensor | None = None) -> torch.Tensor:
         """(..., batch, length, width) -> the same; `attend` (..., batch, 1, 1, length) is False at keys to ignore."""

@@ -43,6 +43,15 @@ def floor(name: str) -> int:
     return FLOORS.index("method" if room in METHOD | TOOLS else "hosts" if room in HOSTS else room)
 
 
+def test_every_module_stands_in_the_table_of_rooms() -> None:
+    table = (
+        (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("### Where do I find")[1].split("Beside it:")[0]
+    )
+    files = [path for path in FILES if path.parent.name != "exercises" and path.stem != "__init__"]
+    lost = [path.relative_to(ROOT) for path in files if f"`{path.name}`" not in table]
+    assert not lost, "say in CONTRIBUTING.md, under 'Where do I find', what is in these"
+
+
 def test_every_module_has_its_room() -> None:
     strangers = [n for n in NAMES if "." in n and n.split(".")[1] not in METHOD | TOOLS | HOSTS | set(FLOORS)]
     assert not strangers, f"put {strangers} into one of the rooms {FLOORS[1:]}, or say here that it is the method"

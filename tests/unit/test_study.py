@@ -7,6 +7,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ import pytest
 import torch
 
 from kdutils import curriculum
+from kdutils.lab import stats
+from kdutils.lab.lab import THRESHOLD
 from kdutils.lab.store import Store
 from kdutils.studies import plans
 from kdutils.studies import study as studies
@@ -63,6 +66,29 @@ def test_every_study_is_well_formed(path: Path) -> None:
     whole = Study.load(path)
     one = whole.lab == "recorded" or whole.name == "parity_paper"  # one SmolLM2; one teacher that takes an hour
     assert whole.students >= 5 and (len(whole.teachers) >= 3 or one)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda path: path.stem)
+def test_what_a_tuning_chose_is_the_best_that_its_records_hold(path: Path) -> None:
+    """By the rule of today: a rule that changes asks for another choice, and the records would go on with the old."""
+    study, seen = Study.load(path), 0
+    records = Records(ROOT / "book" / "results" / "studies", study.name)
+    merit = stats.fastest(THRESHOLD) if study.lab in ("parity", "transformer_parity") else stats.lowest_loss
+
+    def judged(rows: pd.DataFrame) -> tuple[float, ...]:
+        ends, solved = rows.sort_values("step").groupby("seed").tail(1), rows[rows.accuracy >= THRESHOLD]
+        first = solved.groupby("seed").samples.min().reindex(study.tuning["seeds"]).fillna(np.inf).to_numpy()
+        times = stats.Times(first, rows.samples.max())
+        return merit(SimpleNamespace(times=lambda _: times, accuracy=[ends.accuracy], loss=[ends.loss]))
+
+    for cell in study.cells():
+        rows = records.rows(cell)
+        if cell.role == "tuning" and not rows.empty:
+            chosen = records.cells[str(cell)]["chosen"]
+            tried = {place: judged(each) for place, each in rows.groupby(["choice", "rate"])}
+            assert tried[plans.label(chosen["choice"]), chosen["rates"][0]] == max(tried.values()), str(cell)
+            seen += 1
+    assert seen, "no tuning is recorded"
 
 
 def test_what_a_cell_needs_comes_before_it(small: Study) -> None:

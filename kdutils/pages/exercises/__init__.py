@@ -1,7 +1,7 @@
 """The machinery of the exercises' checks; these are in the files beside this one.
 
 A check tries the reader's function, and prints "correct" or says in one line what is wrong. It tests properties and
-knows no solution. This is a folder because `store` hashes the files beside it, and nothing here can change a run.
+knows no solution. There is one file for each group of chapters.
 """
 
 from __future__ import annotations
