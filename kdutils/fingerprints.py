@@ -8,7 +8,8 @@ import hashlib
 import json
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from kdutils import checks, source
+from kdutils.curriculum import Stage
 
 _NOT_TOLD = {"training", "name_or_path"}  # a mode, and where a network was loaded from
 _OF_THE_HUB = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache",
@@ -27,6 +29,7 @@ _CHANGING = {"add", "append", "appendleft", "clear", "extend", "insert", "pop", 
              "update"}  # fmt: skip
 _LEAVES = {bool, int, float, str, type(None)}
 _OF_A_MODULE = set(vars(nn.Module()))  # what torch's base class keeps
+_TAKEN: ContextVar[dict[tuple[int, ...], tuple[str, Any]] | None] = ContextVar("taken", default=None)
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
 
 
@@ -174,13 +177,42 @@ def _seen(value: Any) -> bool:
     return value is None or _plain(value) or isinstance(value, torch.Tensor | nn.Module | np.ndarray)
 
 
-@torch.no_grad()
+def of_stages(stages: Sequence[Stage]) -> list[str]:
+    """Each stage in a line, without its number of steps."""
+    with once():
+        return [f"{described(stage.signal)}{stage.only or ''}" for stage in stages]
+
+
+@contextlib.contextmanager
+def once() -> Iterator[None]:
+    """A block in which every network's fingerprint is taken once, as it may be large. Nothing may change in it."""
+    before = _TAKEN.set({})
+    try:
+        yield
+    finally:
+        _TAKEN.reset(before)
+
+
 def fingerprint(network: nn.Module, above: tuple[Any, ...] = ()) -> str:
     """Twelve characters that tell trained networks apart: the plain attributes of their modules and of every tensor
     name, shape, up to 256 entries, and the sum of all as whole numbers, which is the same on every device. Of classes
     of the reader's own also what `forward` does, and lists, tensors and networks that `__init__` keeps.
 
     ValueError for one from torch.jit or torch.export."""
+    taken = _TAKEN.get()
+    if taken is None:
+        return _taken(network, above)
+    within = [
+        thing for thing in above if isinstance(thing, nn.Module) or not is_dataclass(thing)
+    ]  # a signal is no part of what a network holds
+    key = (id(network), *map(id, within))
+    if key not in taken:
+        taken[key] = _taken(network, above), (network, within)  # what is held keeps its id
+    return taken[key][0]
+
+
+@torch.no_grad()
+def _taken(network: nn.Module, above: tuple[Any, ...]) -> str:
     checks.readable(network)
     digest, configs, kinds, above = hashlib.sha256(), {}, {}, (*above, *network.modules())
     for path, module in network.named_modules():
