@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from kdutils import checks, fingerprints, inside, reading, seeding
+from kdutils import checks, fingerprints, fitting, inside, reading, warned
+from kdutils.curriculum import Stage
 from kdutils.signals import Bound, Signal
 
 _WITH_A_MODE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
-ENCODER = "attention_mask"  # the entry of an encoder-decoder's batches that is of the encoder's positions alone
 
 
 class One:
@@ -35,6 +35,12 @@ class One:
         self.stage, self.paths, self.seen, self.rows = -1, {}, {}, None
         self.mask, self.marks, self.unmarked, self.sharing, self.spare = None, None, False, {}, set()
         self.looked = False  # at the entries of a mask, which waits for a GPU: once
+        self.classes = False  # whether outputs are compared by their softmax
+
+    def bind(self, signal: Signal, classes: bool, x: Any, y: Any) -> Bound:
+        """Bind a signal; `classes`: whether it compares outputs by their softmax."""
+        self.classes = classes
+        return signal.bind(self, x, y)
 
     def spread(self, per_seed: Any) -> Any:
         return per_seed
@@ -44,13 +50,15 @@ class One:
         training = checks.in_eval_mode(self.skeleton)
         try:
             read = inside.given(self.skeleton, inside.first(x), self.spare)
-            with checks.uncached(self.skeleton):
+            fitting.decodes(self.skeleton, read, (path,))
+            headed = fitting.headed(self.skeleton) if self.classes and path == reading.OUTPUT else nullcontext()
+            with checks.uncached(self.skeleton), headed:
                 values = reading.outputs_at(self.skeleton, read, (path,))[path]
             if path == reading.OUTPUT and self.vocabulary and self.vocabulary > values.shape[-1]:
                 raise ValueError(f"the student's output has {values.shape[-1]} classes, vocabulary={self.vocabulary}")
             return self.cut(values, path).shape
         except TypeError as error:
-            if not isinstance(read, tuple | list) or len(read) < 2:
+            if not isinstance(read, tuple | list) or len(read) < 2 or "argument" not in str(error):
                 raise
             told = f"cannot read the calibration, a {type(read).__name__} of {len(read)}, as its arguments"
             raise TypeError(f"{type(self.skeleton).__name__} {told}: give inputs without labels ({error})") from error
@@ -65,7 +73,7 @@ class One:
         if not isinstance(network, nn.Module):
             raise ValueError(f"a teacher must be a torch module, not a {type(network).__name__}")
         checks.readable(network)
-        inside.same_start(self.skeleton, network) if two_sided(self.skeleton) else None
+        warned.of_starts(self.skeleton, network) if fitting.two_sided(self.skeleton) else None
         own, theirs = ({id(module): name for name, module in net.named_modules()} for net in (self.skeleton, network))
         if id(network) in own or id(self.skeleton) in theirs:
             raise ValueError(
@@ -88,8 +96,9 @@ class One:
 
     def mark(self, x: Any, y: Any, reads: Sequence[str] = (reading.OUTPUT,)) -> None:
         """Note where outputs count, if they are read, that come without labels `y`: by the mask, if there is one."""
+        fitting.decodes(self.skeleton, x, reads)
         wanted = y is None and self.mask is not None and reading.OUTPUT in reads
-        self.unmarked = wanted and self.mask == ENCODER and two_sided(self.skeleton)
+        self.unmarked = wanted and self.mask == fitting.ENCODER and fitting.two_sided(self.skeleton)
         self.marks = inside.masked(self.mask, x) if wanted and not self.unmarked else None
         if self.marks is not None:
             self.looked = self.looked or checks.marks(self.marks)
@@ -98,7 +107,7 @@ class One:
     def marked(self) -> torch.Tensor | None:
         """The marks, where outputs have positions."""
         if self.unmarked:
-            said = f"{ENCODER} says nothing of its decoder (mask=None: all positions count)"
+            said = f"{fitting.ENCODER} says nothing of its decoder (mask=None: all positions count)"
             raise ValueError(f"outputs of an encoder-decoder need labels: {said}")
         return self.marks
 
@@ -130,6 +139,11 @@ class One:
         try:
             with checks.uncached(teacher):
                 return reading.outputs_at(teacher, inside.given(teacher, inside.first(x), self.spare), paths, state)
+        except IndexError as error:
+            advice = "has it as many ids (vocabulary, positions) as the student?"
+            raise ValueError(
+                f"the teacher, a {type(teacher).__name__}, cannot read the batch ({error}): {advice}"
+            ) from error
         finally:
             checks.restored([(module, mode) for module, mode in before if id(module) in common])
 
@@ -192,37 +206,10 @@ def _parts(bounds: list[Bound], kind: str) -> dict[str, Any]:
     return {f"{i}/{name}": value for i, bound in enumerate(bounds) for name, value in getattr(bound, kind).items()}
 
 
-def two_sided(network: nn.Module) -> bool:
-    return bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
-
-
-def one_side(student: nn.Module, mask: Any, signals: Sequence[Signal]) -> None:
-    """ValueError where an encoder's mask, or one of padding, would be taken for that of a decoder's positions."""
-    inside.entry(mask)
-    read = inside.placed(signals, "all") if mask == ENCODER and two_sided(student) else []
-    paths = [layer.student_layer.split(".") for layer in read]
-    if {next((part for part in path if part in ("encoder", "decoder")), "") for path in paths} - {"encoder"}:
-        advice = "say which count: mask=None for all, mask=a function of the batch, or `positions` of each"
-        raise ValueError(f"{ENCODER} is of the encoder, and the plan reads layers of the decoder: {advice}")
-
-
-def repeated(network: nn.Module, x: Any, paths: Sequence[str]) -> dict[str, int]:
-    """Which of the modules at `paths` are called more than once in a pass, and how often."""
-    calls, hooks = dict.fromkeys(paths, 0), []
-    before = checks.in_eval_mode(network)
-
-    def count(path: str, *_: Any) -> None:
-        calls[path] += 1
-
-    try:
-        hooks = [reading.module_at(network, p).register_forward_hook(partial(count, p)) for p in calls if p]
-        with suppress(Exception), seeding.global_rng(0), torch.no_grad(), reading.as_written(network):
-            reading.outputs_at(network, inside.first(x))  # some can be read up to a layer alone
-    finally:
-        checks.restored(before)
-        for hook in hooks:
-            hook.remove()
-    return {path: n for path, n in calls.items() if n > 1}
+def flat(one: One, signals: Sequence[Signal], x: Any) -> set[str]:
+    """Paths of the student's layers without positions, (batch, units), of those that a mask would be applied to."""
+    paths = {layer.student_layer for layer in inside.placed(list(signals), "all")}
+    return {path for path in paths if len(one.shape_at(path, reading.two(x))) == 2}
 
 
 @torch.no_grad()
@@ -248,26 +235,49 @@ def shifts(student: nn.Module, batch: Mapping[str, Any]) -> bool | None:
 
 
 class Only:
-    """While a loss of the Distiller goes backward through a stage that moves only some, the others get no gradient."""
+    """While a loss of the Distiller goes backward through a stage that moves only some, the others get no gradient.
 
-    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
-        self.prefixes: tuple[str, ...] = ()
+    ValueError where a stage names none of the student's parameters.
+    """
+
+    def __init__(self, student: nn.Module, stages: Sequence[Stage]) -> None:
+        named = {name.replace("_orig_mod.", ""): p for name, p in student.named_parameters()}  # compiled or not
+        for stage in stages:
+            if stage.only and not any(_under(name, stage.only) for name in named):
+                told = f"the student has no parameter whose name starts with one of {stage.only}"
+                raise ValueError(told + _tied(student, stage.only))
+        self.paths: tuple[str, ...] = ()
         self.known = {id(p) for p in named.values() if p.requires_grad}
         for name, parameter in named.items():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(partial(self.drop, name))
 
     def drop(self, name: str, parameter: torch.Tensor) -> None:
-        if self.prefixes and not name.startswith(self.prefixes):
+        if self.paths and not _under(name, self.paths):
             parameter.grad = None
 
-    def open(self, prefixes: tuple[str, ...], gradient: torch.Tensor) -> None:
-        self.prefixes = prefixes
+    def open(self, paths: tuple[str, ...], gradient: torch.Tensor) -> None:
+        self.paths = paths
         torch.autograd.Variable._execution_engine.queue_callback(self.close)  # as DistributedDataParallel does
 
     def close(self) -> None:
-        self.prefixes = ()
+        self.paths = ()
 
     def check(self, student: nn.Module) -> None:
         if any(p.requires_grad and id(p) not in self.known for p in student.parameters()):
             raise ValueError("a parameter of the student was unfrozen or replaced: build the Distiller after that")
+
+
+def _under(name: str, paths: Sequence[str]) -> bool:
+    """Whether a parameter is, or is inside, what one of `paths` names: "layers.1" is not the start of "layers.10"."""
+    return any(f"{name}.".startswith(f"{path.rstrip('.')}.") for path in paths)
+
+
+def _tied(student: nn.Module, paths: Sequence[str]) -> str:
+    """What to say of paths whose parameters have another name, too."""
+    named, every = dict(student.named_parameters()), student.named_parameters(remove_duplicate=False)
+    for name, parameter in every:
+        if _under(name, paths):
+            other = next(first for first, p in named.items() if p is parameter)
+            return f": {name!r} is tied to {other!r}, so name that"
+    return ""

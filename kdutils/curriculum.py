@@ -18,7 +18,8 @@ from kdutils.signals import Hidden, Labels, Output, Regressed, Signal, WeightedS
 class Stage:
     """Match `signal` for `steps` optimiser steps; None, in the last stage only, is whatever the budget leaves.
 
-    With `only`, such as ("readout",), only parameters whose names start with one of these move during the stage.
+    With `only`, such as ("readout",), only parameters whose names start with one of these move during the stage; in a
+    `Distiller` only those that are, or are inside, what one of these names: "layers.1" is not "layers.10".
     """
 
     signal: Signal
@@ -76,7 +77,12 @@ def from_labels(name: str = "labels") -> Curriculum:
 
 
 def one_shot(teacher: nn.Module, teacher_temperature: float = 1.0, name: str = "one-shot") -> Curriculum:
-    """The final teacher's output from the first step to the last."""
+    """The final teacher's output from the first step to the last.
+
+    Args:
+        teacher_temperature: of the teacher alone. For the loss of Hinton et al. (2015) say it on both sides, in a plan
+            of your own: Output(teacher, 4.0, 4.0), beside Labels() in a WeightedSum.
+    """
     return Curriculum(name, (Stage(Output(teacher, teacher_temperature)),))
 
 

@@ -10,14 +10,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from numbers import Integral
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 
-from kdutils import binding, checks, fingerprints, inside, reading, recorded, seeding
+from kdutils import binding, checks, fingerprints, fitting, inside, reading, recorded, seeding, warned
 from kdutils.curriculum import Curriculum
 from kdutils.signals import Bound, Labels, Output
 
@@ -42,10 +42,11 @@ class Distiller(nn.Module):
         calibration_labels: its labels, for hidden signals with `positions="asked"`.
         units: the dimension that holds the units, for hidden layers that do not say themselves: a number, or
             {student's path: number}.
-        mask: which positions count, in hidden signals that do not say themselves and in outputs that come without
-            labels: the name of an entry of the batch, such as "attention_mask", or a function of the batch.
+        mask: which positions count, in hidden signals whose `positions` are "all" and in outputs that come without
+            labels: the name of an entry of the batch, such as "attention_mask", or a function of the batch. Layers
+            without positions, as a pooler, need none.
         vocabulary: of the outputs, only the first so many classes: for the same token ids, padded to different sizes.
-        seed: of the projections and regressors.
+        seed: of the projections and regressors; the projections of a record are those of its own seed.
 
     Attributes:
         drawn: what was drawn and measured at the start, the step, and learned regressors; saved beside the student.
@@ -65,6 +66,8 @@ class Distiller(nn.Module):
     (torch.Size([]), False, True, [0, 10])
     """
 
+    _warned = False  # of padding that counts
+
     def __init__(
         self,
         student: nn.Module,
@@ -81,6 +84,8 @@ class Distiller(nn.Module):
         super().__init__()
         if not isinstance(student, nn.Module):
             raise ValueError(f"the student must be a torch module, not a {type(student).__name__}")
+        if isinstance(student, Distiller):
+            raise ValueError("the student must be the network itself, not a Distiller around it: give its `student`")
         if type(student).__module__.startswith(("torch.nn.parallel.", "torch.distributed.fsdp.fully_sharded")):
             raise ValueError(f"give the network itself, and wrap the Distiller in {type(student).__name__} instead")
         if not isinstance(plan, Curriculum):
@@ -89,36 +94,42 @@ class Distiller(nn.Module):
         self.student, self.plan = student, plan
         self.starts, self.total = [0, *accumulate(lengths)][:-1], sum(lengths)
         signals = [stage.signal for stage in plan.stages]
+        fitting.proper(signals)
+        fitting.samples(calibration, "the calibration")
         inside.known(units, signals, calibration_labels)
-        binding.one_side(student, mask, signals)
-        inside.routed(student)
-        self._stages = [replace(s, signal=inside.filled(s.signal, units, mask)) for s in plan.stages]
+        fitting.one_side(student, mask, signals)
+        warned.of_experts(student)
+        warned.of_seed(signals, seed)
         self._one = binding.One(student, seed, vocabulary and checks.count("vocabulary", vocabulary))
         self._one.mask, self._one.spare = mask, inside.spare(student, signals, mask)
+        for teacher in {id(network): network for network in inside.teachers(signals)}.values():
+            self._one.teacher(teacher)  # also of signals that would not ask for it
         x, y = (inside.lead(part) for part in (calibration, calibration_labels))
-        self._bounds: list[Bound] = [stage.signal.bind(self._one, x, y) for stage in self._stages]
-        self._tell_of_calls(x)
-        self._one.enter()
-        self._built = dict(total=total, calibration=calibration, calibration_labels=calibration_labels, units=units,
-                           mask=mask, vocabulary=vocabulary, seed=seed)  # fmt: skip
+        flat = () if mask is None else binding.flat(self._one, signals, x)
+        self._stages = [replace(s, signal=inside.filled(s.signal, units, mask, flat)) for s in plan.stages]
         self._labels = [inside.holds(stage.signal, Labels) for stage in self._stages]
         self._classes = [inside.holds(stage.signal, _CLASSES) for stage in self._stages]
         self._asks = [bool(inside.placed(stage.signal, "asked")) for stage in self._stages]
-        matched = [f"{fingerprints.described(s.signal)}{s.only or ''}" for s in plan.stages]
-        for number, (one, two) in enumerate(pairwise(matched), 1):
-            names = {getattr(stage.signal, "name", "") for stage in plan.stages[number - 1 : number + 1]}
-            if one == two and len(names) == 2:
-                advice = "checkpoints of a teacher that goes on are copies (copy.deepcopy)"
-                warnings.warn(f"stages {number} and {number + 1} match the very same thing: {advice}", stacklevel=2)
-        told = [f"{length} steps of {what}" for length, what in zip(lengths, matched, strict=True)]
+        self._everywhere = [bool(inside.placed(stage.signal, "all")) for stage in self._stages]
+        filled = [stage.signal for stage in self._stages]
+        kinds = zip(filled, self._classes, strict=True)
+        self._bounds: list[Bound] = [self._one.bind(signal, classes, x, y) for signal, classes in kinds]
+        warned.of_few_positions(self._one, filled, x, y)
+        warned.of_calls(student, signals, x, self._one.spare)
+        self._one.enter()
+        self._built = dict(total=total, calibration=calibration, calibration_labels=calibration_labels, units=units,
+                           mask=mask, vocabulary=vocabulary, seed=seed)  # fmt: skip
+        matched = fingerprints.of_stages(plan.stages)
+        warned.of_same_stages(signals, matched)
+        steps = ["all later" if stage.steps is None else stage.steps for stage in plan.stages]
+        told = [f"{length} steps of {what}" for length, what in zip(steps, matched, strict=True)]
         told.append(f"seed {seed}, units {units}, mask {fingerprints.described(mask)}, vocabulary {vocabulary}")
         self.drawn = binding.Drawn("\n".join(told), self._bounds)
         self._now, self._whole, self._agreed = 0, None, False
         self._moves: dict[int, tuple[int, list[torch.Tensor]]] = {}  # by stage: its first step, what it learns then
-        self._restrict()
-        self._ddp_params_and_buffers_to_ignore = [
-            f"drawn.{name}" for name, _ in self.drawn.named_buffers()
-        ]  # see _agree
+        self._only = binding.Only(student, plan.stages) if any(stage.only for stage in plan.stages) else None
+        fixed = [f"drawn.{name}" for name, _ in self.drawn.named_buffers()]
+        self._ddp_params_and_buffers_to_ignore = fixed  # see fitting.processes
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Distiller:
         """A Distiller of a copy of the student, with the same plan and teachers; its losses hold what is its own."""
@@ -133,7 +144,8 @@ class Distiller(nn.Module):
         """Which stage a step lies in, both counted from 0; ValueError for a step that the curriculum does not have."""
         step = step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step
         if isinstance(step, bool) or not isinstance(step, Integral) or not 0 <= step < self.total:
-            raise ValueError(f"step {step!r} is out of range: this curriculum has steps 0 to {self.total - 1}")
+            ended = " (the training is finished)" if step == self.total else ""
+            raise ValueError(f"step {step!r} is out of range: this curriculum has steps 0 to {self.total - 1}{ended}")
         return sum(start <= step for start in self.starts) - 1
 
     @property
@@ -159,18 +171,48 @@ class Distiller(nn.Module):
         """
         self._now = self.stage_at(step)
         if not self.student.training:
-            raise ValueError("the student is in eval mode: call train() before a step, and evaluate the student itself")
+            raise ValueError("the student is in eval mode: call train() before a step (`evaluate` needs none)")
+        loss = self._loss(batch, labels, step, rows)
+        self._check_moves(self._bounds[self._now], int(step))
+        self.drawn.step.fill_(int(step))
+        if self._only and self._stages[self._now].only and loss.requires_grad:
+            self._only.check(self.student)
+            loss.register_hook(partial(self._only.open, self._stages[self._now].only))
+        return loss
+
+    @torch.compiler.disable
+    def evaluate(self, batch: Any, labels: torch.Tensor | None, step: int, rows: Any = None) -> torch.Tensor:
+        """The loss (a scalar) of the stage that `step` lies in, on held-out data: in eval mode, without a gradient.
+
+        It changes nothing: not `step`, the modes of modules, or the streams of random numbers. Arguments and errors are
+        those of a call. With several processes, all of them call it.
+        """
+        now, self._now = self._now, self.stage_at(step)
+        streams = [(stream, stream.get_state()) for stream in self._bounds[self._now].generators.values()]
+        before = checks.in_eval_mode(self.student)
+        try:
+            with torch.no_grad(), seeding.global_rng(0, device=self._one.device):
+                return self._loss(batch, labels, step, rows)
+        finally:
+            checks.restored(before)
+            for stream, state in streams:
+                stream.set_state(state)
+            self._now = now
+
+    def _loss(self, batch: Any, labels: torch.Tensor | None, step: int, rows: Any) -> torch.Tensor:
         if self._labels[self._now] and (not isinstance(labels, torch.Tensor) or labels.is_floating_point()):
             found = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
             raise ValueError(f"stage {self._now + 1} learns from labels: give whole numbers, not {found}")
         if labels is None and self._asks[self._now]:
             raise ValueError(f"stage {self._now + 1} matches a layer where labels ask: give labels")
+        fitting.samples(batch)
         self._check_place()
         bound, first = self._bounds[self._now], self._now not in self._moves  # the first batch of a stage
+        look = first or step % PATIENCE == 0
         if not self._agreed:
             self._agree()
         if first and reading.OUTPUT in bound.reads:
-            inside.shifted(batch, labels, self._labels[self._now])
+            warned.of_labels(batch, labels, self._labels[self._now])
         self._one.enter(self._now)
         self._one.rows = rows
         within = batch.get("labels") if isinstance(batch, Mapping) and labels is None else None
@@ -182,7 +224,8 @@ class Distiller(nn.Module):
             self._only.close()
         if self._asks[self._now]:
             checks.labels(labels, first or labels.device.type == "cpu")
-        target = bound.target(x, y)
+        with torch.no_grad():  # whatever a signal of one's own does
+            target = bound.target(x, y)
         self._one.enter()  # what teachers said is not held while the student runs
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
         with checks.uncached(self.student):
@@ -190,16 +233,16 @@ class Distiller(nn.Module):
         marks = self._one.marks
         said = (labels, "labels") if marks is None else (marks[0], "a mask")
         self._check_labels(values.get(reading.OUTPUT), *said, first)
+        self._check_padding(batch, None if labels is not None else values.get(reading.OUTPUT), look)
         self._check_gradient(values, bound)
         loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
-        self._check_finite(loss, target, first or step % PATIENCE == 0)
-        self._check_moves(bound, int(step))
-        self.drawn.step.fill_(int(step))
-        loss = loss.squeeze(0)
-        if self._stages[self._now].only and loss.requires_grad:
-            self._only.check(self.student)
-            loss.register_hook(partial(self._only.open, self._stages[self._now].only))
-        return loss
+        if look or loss.device.type == "cpu":  # elsewhere a look waits for the device
+            fitting.finite(loss, target, f"stage {self._now + 1}")
+        return loss.squeeze(0)
+
+    def _check_padding(self, batch: Any, outputs: torch.Tensor | None, look: bool) -> None:
+        if self._one.mask is None and not self._warned and not fitting.two_sided(self.student):
+            self._warned = warned.of_padding(batch, self._everywhere[self._now], outputs, look)
 
     def _check_labels(self, outputs: torch.Tensor | None, labels: Any, what: str, first: bool) -> None:
         if outputs is None:
@@ -215,7 +258,10 @@ class Distiller(nn.Module):
             needed = f"outputs {tuple(outputs.shape)} need {what} {tuple(outputs.shape[:-1])}"
             raise ValueError(f"{needed}, not {tuple(labels.shape)}")
         if what == "labels" and labels is not None and self._classes[self._now]:
-            checks.labels(labels, first or labels.device.type == "cpu")
+            look, classes = first or labels.device.type == "cpu", self._one.cut(outputs, reading.OUTPUT).shape[-1]
+            checks.labels(labels, look)
+            if look and self._labels[self._now] and (most := labels.max().item()) >= classes:
+                raise ValueError(f"label {most} is none of the student's classes, 0 to {classes - 1}")
 
     def _check_gradient(self, values: dict[str, torch.Tensor], bound: Bound) -> None:
         signal = self._stages[self._now].signal
@@ -225,12 +271,6 @@ class Distiller(nn.Module):
         if torch.is_grad_enabled() and (own.intersection(lost) or len(lost) == len(bound.reads)):
             cause = "all that leads to it is frozen or detached, or checkpointed with use_reentrant=True"
             raise ValueError(f"no gradient comes from {lost[0] or 'the output'!r} of the student: {cause}")
-
-    def _check_finite(self, loss: torch.Tensor, target: Any, look: bool) -> None:
-        """ValueError where it is the target that is no number; to look waits for a GPU."""
-        if (look or loss.device.type == "cpu") and not loss.isfinite().all() and (bad := checks.nonfinite(target)):
-            advice = "look at its inputs, and whether the teacher overflows in half precision"
-            raise ValueError(f"stage {self._now + 1}: the target is not finite at {bad} of the batch: {advice}")
 
     def _check_place(self) -> None:
         if (where := next(self.student.parameters()).device) != self._one.device:
@@ -244,20 +284,7 @@ class Distiller(nn.Module):
         """Look once at what surrounds this process: it needs the same plan and the same targets as the others."""
         self._agreed = True
         self._whole = any(hasattr(module, "_get_fsdp_state") for module in self.modules())
-        if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
-            return
-        plans: list[Any] = [None] * distributed.get_world_size()
-        distributed.all_gather_object(plans, self.drawn.text)
-        for rank, plan in enumerate(plans):
-            if plan != plans[0]:
-                raise ValueError(
-                    f"process {rank} has another curriculum than process 0: {fingerprints.difference(plan, plans[0])}"
-                )
-        if any(stage.only for stage in self._stages):
-            raise ValueError("stages that move only some parameters (`only`) are for a single process")
-        for bound in self._bounds:
-            for tensor in bound.tensors.values():
-                distributed.broadcast(tensor, 0)
+        fitting.processes(f"{self.drawn.text}\n{self.total} steps in all", self._bounds, self._only is not None)
 
     def _check_moves(self, bound: Bound, step: int) -> None:
         """Warn once where steps go by and what the plan learns beside the student stays as it is."""
@@ -269,25 +296,4 @@ class Distiller(nn.Module):
             self._moves[self._now] = since, []
             if all(map(torch.equal, learned, then)):
                 told = f"stage {self._now + 1} learns a map of its own, which has not changed in {step - since} steps"
-                warnings.warn(f"{told}: does the optimiser hold distiller.parameters()?", stacklevel=4)
-
-    def _tell_of_calls(self, x: Any) -> None:
-        found: dict[int, tuple[nn.Module, set[str]]] = {}
-        for layer in inside.layers([stage.signal for stage in self._stages]):
-            sides = (self.student, layer.student_layer), (getattr(layer, "teacher", None), getattr(layer, "layer", ""))
-            for network, path in sides:
-                if network is not None and path:
-                    found.setdefault(id(network), (network, set()))[1].add(path)
-        for network, paths in found.values():
-            few = inside.given(network, reading.two(x), self._one.spare)
-            for path, calls in binding.repeated(network, few, sorted(paths)).items():
-                told = f"{path!r} of {type(network).__name__} is called {calls} times in a pass"
-                warnings.warn(f"{told}: what it returns first is read", stacklevel=4)
-
-    def _restrict(self) -> None:
-        """Where a stage moves only some parameters, the others lose their gradient as soon as they have it."""
-        named = {name.replace("_orig_mod.", ""): p for name, p in self.student.named_parameters()}  # compiled or not
-        for stage in self._stages:
-            if stage.only and not any(name.startswith(stage.only) for name in named):
-                raise ValueError(f"the student has no parameter whose name starts with one of {stage.only}")
-        self._only = binding.Only(named) if any(stage.only for stage in self._stages) else None
+                warned.warn(f"{told}: does the optimiser hold distiller.parameters()?")

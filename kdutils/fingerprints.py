@@ -6,12 +6,14 @@ passes leave behind, where something is, and what a model is called do not count
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import hashlib
 import json
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any
@@ -20,6 +22,7 @@ import torch
 from torch import nn
 
 from kdutils import checks, identity, source
+from kdutils.curriculum import Stage
 
 _OF_THE_HUB = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache",
                "problem_type", "id2label", "label2id", "output_attentions", "output_hidden_states", "return_dict",
@@ -27,6 +30,7 @@ _OF_THE_HUB = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transf
 _IN_PLACE = {"add", "append", "appendleft", "clear", "extend", "insert", "pop", "popitem", "remove", "setdefault",
              "update"}  # fmt: skip
 _PLAIN = bool | int | float | str | tuple | types.FunctionType | types.BuiltinFunctionType
+_TAKEN: ContextVar[dict[int, tuple[str, Any]] | None] = ContextVar("taken", default=None)
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
 
 
@@ -51,13 +55,38 @@ def described(thing: Any) -> str:
     return f"{getattr(thing, '__qualname__', type(thing).__qualname__)} {fingerprint(thing)}"
 
 
-@torch.no_grad()
+def of_stages(stages: Sequence[Stage]) -> list[str]:
+    """Each stage in a line, without its number of steps."""
+    with once():
+        return [f"{described(stage.signal)}{stage.only or ''}" for stage in stages]
+
+
+@contextlib.contextmanager
+def once() -> Iterator[None]:
+    """A block in which every network's fingerprint is taken once, as it may be large. Nothing may change in it."""
+    before = _TAKEN.set({})
+    try:
+        yield
+    finally:
+        _TAKEN.reset(before)
+
+
 def fingerprint(thing: Any) -> str:
     """Twelve characters that tell trained networks, functions and other objects apart.
 
     Raises:
         ValueError: for a network from torch.jit or torch.export.
     """
+    taken = _TAKEN.get()
+    if taken is None:
+        return _taken(thing)
+    if id(thing) not in taken:
+        taken[id(thing)] = _taken(thing), thing  # what is held keeps its id
+    return taken[id(thing)][0]
+
+
+@torch.no_grad()
+def _taken(thing: Any) -> str:
     if isinstance(thing, nn.Module):
         checks.readable(thing)
     text = json.dumps(_Look().through(thing, ""), sort_keys=True)

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-from kdutils import binding, hosted, inside, recorded, seeding
+from kdutils import binding, fitting, hosted, inside, recorded, seeding
 from kdutils.curriculum import Curriculum
 from kdutils.hosted import ROW
 from kdutils.losses import IGNORE
@@ -43,18 +43,20 @@ class CurriculumTrainer(Trainer):
         mask: as in `Distiller`; columns that it or a teacher needs stay. "attention_mask" counts only where batches
             have such an entry. That of an encoder-decoder is of its encoder: where outputs come without labels, say
             mask=None, and all count.
-        units, vocabulary: as in `Distiller`. Its seed is `args.seed`.
+        units, vocabulary: as in `Distiller`. Its seed is `args.seed`; the projections of a record are of its own seed.
         shift_labels: whether the label of a position is that of the next one. None: as in the student's own loss, tried
             on the first rows; where that does not tell, for `...ForCausalLM` and classes made from them.
         fresh_moments: whether the optimiser forgets its state at the start of a stage.
 
     Attributes:
-        distiller: the `Distiller` around the student.
+        distiller: the `Distiller` around the student, which is `distiller.student`: go on with that one. The attribute
+            `model` is the Distiller, in the form that a Trainer calls. `distiller.evaluate` gives the loss of a stage.
 
     Raises:
         ValueError: for what a Distiller refuses; several GPUs in one process; label smoothing, `torch_compile`,
-            `compute_loss_func` or `model_init`, which would be left out without a word; `auto_find_batch_size`, which
-            changes the number of steps; rows that can be read only once; a checkpoint of another plan or another one.
+            `compute_loss_func`, `model_init` or `predict_with_generate`, which would be left out without a word;
+            `auto_find_batch_size`, which changes the number of steps; rows that can be read only once; a checkpoint of
+            another plan or another one.
     """
 
     loss_is_scaled_for_ga = False
@@ -73,7 +75,7 @@ class CurriculumTrainer(Trainer):
         fresh_moments: bool = True,
         **kwargs: Any,
     ) -> None:
-        hosted.suited(model, args, kwargs)
+        hosted.suited(type(self), model, args, curriculum, kwargs)
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = True  # a hidden stage leaves the head out
         super().__init__(model, args, **kwargs)
@@ -87,7 +89,7 @@ class CurriculumTrainer(Trainer):
         self._asks = bool(inside.placed(signals, "asked")) or not all(inside.layers(signal) for signal in signals)
         self._asks = self._asks or inside.holds(signals, (Labels, Output, recorded.RecordedOutput))
         self.model_accepts_loss_kwargs = False
-        self.two_sided = binding.two_sided(inner)
+        self.two_sided = fitting.two_sided(inner)
         causal = any(kind.__name__ in CAUSAL.values() for kind in type(inner).__mro__)
         self.shift_labels = causal and not self.two_sided if shift_labels is None else shift_labels
         if shift_labels is None and self.train_dataset is not None and not self.is_fsdp_enabled:
@@ -100,7 +102,7 @@ class CurriculumTrainer(Trainer):
         if not by_position and not inside.placed(signals, "asked"):
             labels = None
         batch, labels = self._prepare_input(batch), self._prepare_input(labels)
-        self._unmasked = mask == binding.ENCODER and not (isinstance(batch, Mapping) and mask in batch)
+        self._unmasked = mask == fitting.ENCODER and not (isinstance(batch, Mapping) and mask in batch)
         mask = None if self._unmasked else mask
         self._settings = {"calibration": batch, "mask": mask, "units": units, "vocabulary": vocabulary,
                           "seed": args.seed, "calibration_labels": labels}  # fmt: skip
@@ -176,7 +178,7 @@ class CurriculumTrainer(Trainer):
         if not model.training:
             return super().compute_loss(model, batch, return_outputs)
         batch, y = self._asked(batch)
-        if self._unmasked and binding.ENCODER in batch and (y is None or self._by_mask):
+        if self._unmasked and fitting.ENCODER in batch and (y is None or self._by_mask):
             raise ValueError("the batches have an attention_mask, and the calibration had none: give it there, too")
         loss = model(distilled=(batch, y, self.state.global_step, rows))
         return (loss, {"loss": loss}) if return_outputs else loss

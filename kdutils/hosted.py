@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainingArguments
+from transformers import Seq2SeqTrainer, TrainerCallback, TrainingArguments
 
-from kdutils import inside
+from kdutils import inside, warned
+from kdutils.curriculum import Curriculum
 from kdutils.distiller import Distiller
 
 ROW = "row"  # the entry of a batch that holds the numbers of its rows in the training set, for recorded plans
 
 
-def suited(model: nn.Module, args: TrainingArguments, given: dict[str, Any]) -> None:
-    """ValueError for a student, settings or arguments of a Trainer that would be left out without a word."""
+def suited(kind: type, model: nn.Module, args: TrainingArguments, curriculum: Any, given: dict[str, Any]) -> None:
+    """ValueError for a student, settings or arguments of a Trainer that would be left out without a word.
+
+    Args:
+        kind: the class of the trainer.
+        given: other arguments of a Trainer.
+    """
+    if not isinstance(curriculum, Curriculum):
+        found = type(curriculum).__name__
+        raise ValueError(f"curriculum must be a Curriculum, as from kdutils.curriculum, not a {found}")
+    if isinstance(model, Distiller):
+        raise ValueError("model must be the student itself, not a Distiller around it: give trainer.distiller.student")
     if not isinstance(model, nn.Module):
         raise ValueError(f"model must be the student, a torch module, not {type(model).__name__}")
     if hasattr(model, "_orig_mod"):
@@ -27,6 +38,9 @@ def suited(model: nn.Module, args: TrainingArguments, given: dict[str, Any]) -> 
         raise ValueError(f"{unused[0]} has no meaning here: the curriculum says what the loss is")
     if wrong := [name for name in ("label_smoothing_factor", "auto_find_batch_size") if getattr(args, name, None)]:
         raise ValueError(f"{wrong[0]} has no meaning here: a curriculum says what the loss is, and counts its steps")
+    if getattr(args, "predict_with_generate", False) and not issubclass(kind, Seq2SeqTrainer):
+        advice = "write `class Both(CurriculumTrainer, Seq2SeqTrainer): pass`, and take that"
+        raise ValueError(f"predict_with_generate=True has no meaning for {kind.__name__} alone: {advice}")
     if args.n_gpu > 1:
         raise ValueError("several GPUs need a process each: start the program with torchrun or accelerate launch")
 
@@ -58,10 +72,14 @@ class FreshMoments(TrainerCallback):
 class Hosted(Distiller):
     """A Distiller that a Trainer takes for its student: it has the student's attributes, and evaluates it."""
 
+    _warned = True  # a Trainer leaves padding out, unless one says that it counts
+
     def forward(self, *args: Any, distilled: tuple | None = None, **inputs: Any) -> Any:
-        if distilled is None:
-            return self.student(*args, **inside.given(self.student, inputs, self._one.spare))
-        return super().forward(*distilled)
+        if distilled is not None:
+            return super().forward(*distilled)
+        if args and isinstance(args[0], Mapping):  # (batch, labels, step), as any Distiller
+            return super().forward(*args, **inputs)
+        return self.student(*args, **inside.given(self.student, inputs, self._one.spare))
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -81,4 +99,4 @@ class Ended(TrainerCallback):
         if 0 < stage < len(self.starts):
             told = f"the training ended after {state.global_step} steps, in stage {stage} of {len(self.starts)}"
             advice = "what comes later was not learned (a criterion of stopping has to wait for the last stage)"
-            warnings.warn(f"{told}: {advice}", stacklevel=2)
+            warned.warn(f"{told}: {advice}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 
 from kdutils import fingerprints, reading
-from kdutils.losses import IGNORE
 from kdutils.signals import Signal
 
 
@@ -84,13 +82,14 @@ def wanted(signals: Sequence[Signal], mask: Any) -> set[str]:
 
 def spare(student: nn.Module, signals: Sequence[Signal], mask: Any) -> set[str]:
     """The entries of a batch that are for teachers or the mask alone, now or when a record was made."""
-    recorded = {name for layer in _recorded(list(signals)) for name in layer.targets.about.get("spare", ())}
-    return (wanted(signals, mask) | recorded) - taken(student)[0]
+    then = {name for layer in recorded(list(signals)) for name in layer.targets.about.get("spare", ())}
+    return (wanted(signals, mask) | then) - taken(student)[0]
 
 
-def _recorded(thing: Any) -> list[Any]:
+def recorded(thing: Any) -> list[Any]:
+    """The signals in a signal, or in some, whose targets were recorded."""
     inner = thing if isinstance(thing, tuple | list) else _inner(thing)
-    return [thing] if hasattr(thing, "targets") else [found for part in inner for found in _recorded(part)]
+    return [thing] if hasattr(thing, "targets") else [found for part in inner for found in recorded(part)]
 
 
 def given(network: nn.Module, batch: Any, spare: set[str]) -> Any:
@@ -111,19 +110,22 @@ def known(units: Any, signals: Sequence[Signal], labels: Any) -> None:
         raise ValueError(f"units names {lost[0]!r}, which no stage reads of the student; they read {sorted(paths)}")
 
 
-def filled(signal: Any, units: Any, mask: Any) -> Signal:
-    """A signal, also inside others, whose hidden layers take `units` and `mask` where they do not say themselves."""
+def filled(signal: Any, units: Any, mask: Any, flat: Collection[str] = ()) -> Signal:
+    """A signal, also inside others, whose hidden layers take `units` and `mask` where they do not say themselves.
+
+    `flat` are the paths of the student's layers that have no positions: a mask says nothing of them.
+    """
     if isinstance(signal, tuple | list):
-        return tuple(filled(part, units, mask) for part in signal)
+        return tuple(filled(part, units, mask, flat) for part in signal)
     if not is_dataclass(signal):
         return signal
     if hasattr(signal, "targets"):  # recorded
         signal.targets.agree(units=units, mask=None if mask is None else fingerprints.described(mask))
-    changes = {f.name: filled(getattr(signal, f.name), units, mask) for f in fields(signal)}
+    changes = {f.name: filled(getattr(signal, f.name), units, mask, flat) for f in fields(signal)}
     if "student_layer" in changes:
         given = units.get(signal.student_layer) if isinstance(units, Mapping) else units
         changes["units"] = given if signal.units is None else signal.units
-        if mask is not None and signal.positions == "all":
+        if mask is not None and signal.positions == "all" and signal.student_layer not in flat:
             changes["positions"] = partial(masked, mask)
     return replace(signal, **changes)
 
@@ -135,38 +137,3 @@ def masked(mask: str | Callable[[Any], torch.Tensor], x: Any) -> torch.Tensor:
     if not isinstance(batch, Mapping) or mask not in batch:
         raise ValueError(f"the batch has no entry {mask!r} to be the mask of positions")
     return batch[mask][None]
-
-
-def entry(name: Any) -> None:
-    """Refuse the name of a mask that says where not to look, as torch's own layers take it."""
-    if isinstance(name, str) and name.endswith("key_padding_mask"):
-        advice = f"say mask=lambda batch: ~batch[{name!r}]"
-        raise ValueError(f"a {name} is True where there is padding, and a mask where positions count: {advice}")
-
-
-def same_start(student: nn.Module, teacher: nn.Module) -> None:
-    """Warn where encoder-decoders of transformers begin what they write with other tokens."""
-    own, theirs = (getattr(getattr(n, "config", None), "decoder_start_token_id", None) for n in (student, teacher))
-    if None not in (own, theirs) and own != theirs:
-        told = f"what the student writes begins with token {own}, what the teacher writes with {theirs}"
-        warnings.warn(f"{told}: both are given the same decoder_input_ids", stacklevel=3)
-
-
-def routed(network: nn.Module) -> None:
-    """Warn of a mixture of experts whose own loss has a part that labels do not tell."""
-    config = getattr(network, "config", None)
-    if getattr(config, "output_router_logits", False) is True and getattr(config, "router_aux_loss_coef", 0):
-        told = f"the own loss of {type(network).__name__} balances its experts (router_aux_loss_coef)"
-        warnings.warn(f"{told}, and a curriculum's does not: add it in your own loop", stacklevel=3)
-
-
-def shifted(batch: Any, labels: Any, learned: bool) -> None:
-    """Warn of labels that were not shifted, as models of transformers do inside: `learned`, or saying what counts."""
-    ids = batch.get("input_ids") if isinstance(batch, Mapping) else batch
-    if not (isinstance(ids, torch.Tensor) and isinstance(labels, torch.Tensor) and ids.dim() == 2):
-        return
-    asked = labels != IGNORE if ids.shape == labels.shape else None
-    told = asked is not None and (learned or not asked.all()) and asked.any()
-    if told and bool((labels == ids)[asked].all()):
-        advice = "a causal language model needs the next token at each position, -100 at the last"
-        warnings.warn(f"the labels are the inputs themselves: {advice}", stacklevel=3)

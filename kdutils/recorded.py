@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
-from kdutils import binding, checks, fingerprints, inside, losses, reading, shards
+from kdutils import binding, checks, fingerprints, fitting, inside, losses, reading, shards, warned
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.signals import Bound, Hidden, Labels, Output, Regressed, Signal, Students, WeightedSum
 
@@ -60,38 +60,43 @@ def record(
         ValueError: for signals that cannot be recorded, or a folder with another plan's, teacher's or data set's.
     """
     folder, batch, shard = Path(folder), checks.count("batch", batch), checks.count("shard", shard)
+    shards.indexed(rows)
     one = binding.One(student, seed, vocabulary)
     first = inside.lead(calibration), inside.lead(calibration_labels)
-    stages, found = _stages(plan)
+    stages, found, described = _stages(plan)
     inside.known(units, list(found.values()), calibration_labels)
     one.spare = inside.spare(student, list(found.values()), mask).intersection(inside.names(calibration))
     told = dict(seed=seed, units=units, mask=fingerprints.described(mask), vocabulary=vocabulary, top_k=top_k)
     about = {
         "name": plan.name, "stages": stages, "rows": len(rows), "shard": shard, "shards": {},
         "settings": {name: shards.told(value) for name, value in told.items()}, "format": shards.FORMAT,
-        "calibration": shards.sums(first[0]).tolist(), "leaves": {name: _spec(s, units) for name, s in found.items()},
+        "calibration": shards.sums(first[0]).tolist(),
+        "leaves": {name: _spec(signal, units, described[name]) for name, signal in found.items()},
     } | ({"spare": sorted(one.spare)} if one.spare else {})  # fmt: skip
     about = json.loads(json.dumps(about, default=lambda number: number.item()))  # numpy's
-    found = {name: inside.filled(signal, units, mask) for name, signal in found.items()}
-    bounds = {name: signal.bind(one, *first) for name, signal in found.items()}
+    flat = () if mask is None else binding.flat(one, list(found.values()), first[0])
+    found = {name: inside.filled(signal, units, mask, flat) for name, signal in found.items()}
+    bounds = {name: one.bind(signal, isinstance(signal, Output), *first) for name, signal in found.items()}
+    warned.of_few_positions(one, list(found.values()), *first)
     one.mask = mask
     about["shapes"] = [list(t.shape) for bound in bounds.values() for t in bound.tensors.values()]
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / shards.ABOUT).exists():
         about["shards"] = shards.same(shards.read(folder), about, folder)["shards"]
+
+    def read(start: int, i: int) -> tuple[Any, Any]:
+        """The batch of a shard that begins with row i: inputs, labels."""
+        x, y = inside.split(collate([rows[j] for j in range(i, min(i + batch, start + shard, len(rows)))]))
+        return reading.each(lambda t: t.to(one.device), x), y
+
     for start in range(0, len(rows), shard):
         name = f"{start:010d}.safetensors"
-        if name in about["shards"] and (folder / name).exists():
+        if name in about["shards"] and shards.intact(folder / name, about["shards"][name]):
+            shards.same_rows(folder / name, start, shards.sums(inside.lead(read(start, start)[0]), one.spare))
             continue
-        parts = []
-        for i in range(start, min(start + shard, len(rows)), batch):
-            read = collate([rows[j] for j in range(i, min(i + batch, start + shard, len(rows)))])
-            x, y = inside.split(read)
-            parts.append(_targets(one, bounds, found, top_k, reading.each(lambda t: t.to(one.device), x), y))
-        if bad := {k for part in parts for k in part if part[k].shape[1:] != parts[0][k].shape[1:]}:
-            raise ValueError(f"batches differ in length at {sorted(bad)}: let `collate` pad all of them to the same")
-        whole = {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
-        shards.write(folder / name, safetensors.torch.save(whole))
+        parts = [_targets(one, bounds, found, top_k, *read(start, i))
+                 for i in range(start, min(start + shard, len(rows)), batch)]  # fmt: skip
+        shards.write(folder / name, safetensors.torch.save(shards.joined(parts)))
         about["shards"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         shards.write(folder / shards.ABOUT, json.dumps(about, indent=1).encode())
 
@@ -103,14 +108,12 @@ def plan(folder: str | os.PathLike[str], of: Curriculum | None = None) -> Curric
         of: the live plan, if it is at hand: ValueError unless the record is of this very plan and its teachers.
     """
     about, folder = shards.read(Path(folder)), Path(folder)
-    if len(about["shards"]) * about["shard"] < about["rows"]:
-        done = len(about["shards"]) * about["shard"]
+    if (done := len(about["shards"]) * about["shard"]) < about["rows"]:
         raise ValueError(f"{folder} holds {done} of {about['rows']} rows: call record again, it goes on there")
     if of is not None:
-        stages, found = _stages(of)
+        stages, _, described = _stages(of)
         leaves = {name: leaf["about"] for name, leaf in about["leaves"].items()}
-        mine = {"stages": stages, "leaves": {name: fingerprints.described(signal) for name, signal in found.items()}}
-        shards.same({"stages": about["stages"], "leaves": leaves}, mine, folder)
+        shards.same({"stages": about["stages"], "leaves": leaves}, {"stages": stages, "leaves": described}, folder)
     targets = shards.Targets(folder, about)
 
     def signal(tree: Any) -> Signal:
@@ -263,34 +266,35 @@ def _targets(
     return kept
 
 
-def _stages(plan: Curriculum) -> tuple[list[dict[str, Any]], dict[str, Signal]]:
-    """The stages as plain data, and the signals that a teacher is read for, by the names they have in it."""
-    found: dict[str, Signal] = {}
-    stages = [{"steps": s.steps, "only": list(s.only), "signal": _tree(s.signal, found)} for s in plan.stages]
-    return stages, found
+def _stages(plan: Curriculum) -> tuple[list[dict[str, Any]], dict[str, Signal], dict[str, str]]:
+    """The stages as plain data; by their names in it, the signals that read a teacher, and what tells these apart."""
+    fitting.proper([stage.signal for stage in plan.stages])
+    found, described = {}, {}
+    with fingerprints.once():
+        trees = [_tree(stage.signal, found, described) for stage in plan.stages]
+    stages = [{"steps": s.steps, "only": list(s.only), "signal": t} for s, t in zip(plan.stages, trees, strict=True)]
+    return stages, found, described
 
 
-def _tree(signal: Signal, found: dict[str, Signal]) -> Any:
+def _tree(signal: Signal, found: dict[str, Signal], described: dict[str, str]) -> Any:
     if isinstance(signal, Labels):
         return "labels"
     if isinstance(signal, WeightedSum):
-        return [[weight, _tree(part, found)] for weight, part in signal.terms]
+        return [[weight, _tree(part, found, described)] for weight, part in signal.terms]
     if type(signal) not in (Hidden, Regressed, Output):
         raise ValueError(f"{signal}: a {type(signal).__name__} cannot be recorded")
     if getattr(signal, "redraw", False) or getattr(signal, "share", 1) < 1:
         raise ValueError(f"{signal}: a target that changes while the student learns cannot be recorded")
     about = fingerprints.described(signal)
-    name = next((n for n, other in found.items() if fingerprints.described(other) == about), f"t{len(found)}")
-    found[name] = signal
+    name = next((name for name, other in described.items() if other == about), f"t{len(found)}")
+    found[name], described[name] = signal, about
     return name
 
 
-def _spec(signal: Any, units: Any) -> dict[str, Any]:
-    spec = {"kind": type(signal).__name__, "about": fingerprints.described(signal), "told": str(signal)}
+def _spec(signal: Any, units: Any, about: str) -> dict[str, Any]:
+    spec = {"kind": type(signal).__name__, "about": about, "told": str(signal)}
     if isinstance(signal, Output):
         return spec | {"heat": signal.student_temperature}
-    signal = inside.filled(signal, units, None)
-    normalise = getattr(signal, "normalise", None)
-    return spec | dict(
-        layer=signal.student_layer, units=signal.units, normalise=normalise, asked=signal.positions == "asked"
-    )
+    units, normalise = inside.filled(signal, units, None).units, getattr(signal, "normalise", None)
+    asked = signal.positions == "asked"
+    return spec | {"layer": signal.student_layer, "units": units, "normalise": normalise, "asked": asked}

@@ -9,12 +9,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
 from kdutils import reading
 
-ABOUT, FORMAT = "about.json", 2
+ABOUT, FORMAT = "about.json", 3
 _ODD = 6_364_136_223_846_793_005, 2_685_821_657_736_338_717, 1_181_783_497_276_652_981
 
 
@@ -42,9 +43,8 @@ class Targets:
         if number not in self.open:
             name = f"{number * self.about['shard']:010d}.safetensors"
             path = self.folder / name
-            found = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
-            if found != self.about["shards"][name]:
-                raise ValueError(f"{path} is missing or damaged: call record again, without it")
+            if not intact(path, self.about["shards"][name]):
+                raise ValueError(f"{path} is missing or damaged: call record again, which writes it anew")
             self.open[number] = safetensors.torch.load_file(path)
         return self.open[number]
 
@@ -161,6 +161,37 @@ def same(theirs: dict[str, Any], mine: dict[str, Any], folder: Path) -> dict[str
                 f"{folder} has targets of another plan, teacher or data set: {_where(theirs.get(key), mine[key])}"
             )
     return theirs
+
+
+def indexed(rows: Any) -> None:
+    """ValueError for rows that have no numbers."""
+    if not (hasattr(rows, "__getitem__") and hasattr(rows, "__len__")):
+        advice = "of a DataLoader give its `dataset`, and batch= and collate= here"
+        raise ValueError(f"rows must be a data set that is indexed by numbers, not a {type(rows).__name__}: {advice}")
+
+
+def joined(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """What is kept of several batches, in one; ValueError where they differ in length."""
+    if bad := {key for part in parts for key in part if part[key].shape[1:] != parts[0][key].shape[1:]}:
+        raise ValueError(f"batches differ in length at {sorted(bad)}: let `collate` pad all of them to the same")
+    return {key: torch.cat([part[key] for part in parts]).contiguous() for key in parts[0]}
+
+
+def intact(path: Path, checksum: str) -> bool:
+    return path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == checksum
+
+
+def same_rows(path: Path, start: int, found: torch.Tensor) -> None:
+    """ValueError where the rows from `start` on, of which a shard holds the targets, are not what was recorded.
+
+    Args:
+        found: the `sums` of some of them, the first first.
+    """
+    with safetensors.safe_open(path, "pt") as shard:
+        then = shard.get_slice("sums")[: len(found)]
+    if wrong := (then != found.cpu()).nonzero().flatten().tolist():
+        advice = "record another data set into another folder"
+        raise ValueError(f"row {start + wrong[0]} is not what {path.parent} holds the targets of: {advice}")
 
 
 def _where(theirs: Any, mine: Any) -> str:

@@ -93,7 +93,11 @@ def worth(
         raise ValueError("name the layers to look at, such as ['blocks.0']")
     training, halves, first, found = checks.in_eval_mode(teacher), ([], []), None, 0
     try:
-        for number, (x, y) in enumerate(loader):
+        for number, batch in enumerate(loader):
+            if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], torch.Tensor):
+                advice = "of a mapping, give what is left without its labels, and these (the next tokens, where causal)"
+                raise ValueError(f"a batch must be a pair (inputs, labels), not a {type(batch).__name__}: {advice}")
+            x, y = batch
             first = x if first is None else first
             halves[number % 2].append(_rows(teacher, x, y, paths, units))
             found += len(halves[number % 2][-1]["labels"])

@@ -151,3 +151,33 @@ def test_networks_of_torch_jit_are_refused() -> None:
             Distiller(nn.Sequential(nn.Linear(6, 5)), plan, total=5, calibration=torch.randn(8, 6))
     with pytest.raises(ValueError, match=r"from torch\.jit"):
         fingerprints.fingerprint(network)
+
+
+def test_a_teacher_is_gone_through_once_in_a_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many stages read it: it may be gigabytes."""
+    taken: list[nn.Module] = []
+    whole = fingerprints._taken
+    monkeypatch.setattr(fingerprints, "_taken", lambda thing: taken.append(thing) or whole(thing))
+    with seeding.global_rng(0, "init"):
+        teacher, student = (nn.Sequential(*(nn.Linear(4, 4) for _ in range(6))) for _ in range(2))
+    plan, x = curriculum.extracted(teacher, [(str(n), str(n)) for n in range(5)], 2), torch.randn(16, 4)
+    for action in (
+        lambda: Distiller(student, plan, total=20, calibration=x),
+        lambda: recorded.record(plan, student, x, tmp_path, calibration=x),
+        lambda: recorded.plan(tmp_path, of=plan),
+    ):
+        action()
+        assert [thing for thing in taken if isinstance(thing, nn.Module)] == [teacher]
+        taken.clear()
+    with torch.no_grad():
+        teacher[0].weight.add_(1)
+    with pytest.raises(ValueError, match="has targets of another plan, teacher or data set"):
+        recorded.plan(tmp_path, of=plan)
+
+
+def test_what_is_kept_in_a_call_is_what_is_found_outside_of_it() -> None:
+    one, two = Held(None), Held(None)
+    one._held, two._held = [two], [one]
+    plain = [described(network) for network in (one, two, one)]
+    with fingerprints.once():
+        assert [described(network) for network in (one, two, one)] == plain

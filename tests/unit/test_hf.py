@@ -338,6 +338,18 @@ def test_rows_may_come_as_a_stream(length: bool, tmp_path: Path) -> None:
             del Stream.__len__
 
 
+@pytest.mark.parametrize("steps", [14, 10])
+def test_a_resumed_training_may_be_longer_or_is_finished(steps: int, tmp_path: Path) -> None:
+    trainer_of(tmp_path, save_strategy="steps", save_steps=5).train()
+    again = trainer_of(tmp_path, max_steps=steps)
+    if steps == 10:
+        with pytest.raises(ValueError, match=r"step 10 is out of range: .* \(the training is finished\)"):
+            again.train(resume_from_checkpoint=True)
+        return
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == again.distiller.step + 1 == 14
+
+
 def bart(width: int) -> nn.Module:
     sides = {f"{side}_{name}": value for side in ("encoder", "decoder")
              for name, value in {"layers": 1, "attention_heads": 2, "ffn_dim": 16}.items()}  # fmt: skip
@@ -407,9 +419,73 @@ def test_what_is_refused_with_one_clear_line(tmp_path: Path) -> None:
         ({"keep": {"compute_loss_func": print}}, "compute_loss_func has no meaning here"),
         ({"student": torch.compile(built(llama, 8, 2, 2))}, r"torch.compile\(model\) hides its class"),
         ({"keep": {"mask": "kept"}}, "the batch has no entry 'kept' to be the mask of positions"),
+        ({"plan": built(llama, 8, 2, 2)}, "curriculum must be a Curriculum, as from kdutils.curriculum, not a Llama"),
     ]:
         with pytest.raises(ValueError, match=wrong):
             trainer_of(tmp_path, **settings)
+
+
+def test_a_trainer_goes_on_with_the_student_and_not_with_what_is_around_it(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    with pytest.raises(ValueError, match=r"model must be the student itself, .*: give trainer\.distiller\.student"):
+        trainer_of(tmp_path, student=trainer.model)
+    batch, y = trainer._asked(trainer._collated(sentences(8)))
+    loss = trainer.distiller(batch, y, 0)
+    assert loss.requires_grad and trainer.distiller.evaluate(batch, y, 0) == loss.detach()  # there is no dropout
+    trainer_of(tmp_path, student=trainer.distiller.student, max_steps=7).train()
+
+
+def test_generating_in_evaluation_needs_a_class_of_both(tmp_path: Path) -> None:
+    ids = torch.randint(3, WORDS, (16, LENGTH), generator=seeding.generator(3, "sentences"))
+    rows = [{"input_ids": row, "labels": row} for row in ids]
+    args = transformers.Seq2SeqTrainingArguments(
+        str(tmp_path), max_steps=2, use_cpu=True, report_to=[], disable_tqdm=True, predict_with_generate=True
+    )
+    settings = {"curriculum": curriculum.from_labels(), "train_dataset": rows, "eval_dataset": rows}
+    with pytest.raises(ValueError, match=r"write `class Both\(CurriculumTrainer, Seq2SeqTrainer\): pass`"):
+        CurriculumTrainer(bart(8), args, **settings)
+
+    class Both(CurriculumTrainer, transformers.Seq2SeqTrainer):
+        pass
+
+    shapes: list[int] = []
+    Both(bart(8), args, compute_metrics=lambda said: shapes.append(said.predictions.ndim) or {}, **settings).evaluate()
+    assert shapes == [2]
+
+
+def test_outputs_without_a_head_are_no_classes() -> None:
+    def bare(width: int) -> nn.Module:
+        config = transformers.BertConfig(vocab_size=WORDS, max_position_embeddings=16, **sizes(width, 1))
+        return transformers.BertModel(config)
+
+    student, teacher, batch = bare(8), bare(8), {"input_ids": torch.stack([row["input_ids"] for row in sentences(8)])}
+    for plan in (curriculum.one_shot(teacher), curriculum.joint(teacher, 0.5, "encoder.layer.0", "encoder.layer.0")):
+        with pytest.raises(ValueError, match="BertModel has no head, and its last_hidden_state no classes: give one"):
+            Distiller(student, plan, total=3, calibration=batch)
+    hidden = Curriculum("embeddings", (Stage(Hidden(teacher, "", "")),))
+    assert Distiller(student, hidden, total=3, calibration=batch)(batch, None, 0).isfinite()
+    assert not student._forward_hooks
+
+
+@pytest.mark.parametrize(("make", "layer"), [(bart, "model.{}.layers.0"), (t5, "{}.block.0")])
+def test_a_decoder_is_told_what_it_reads_in_a_loop_of_ones_own(make: Callable, layer: str, tmp_path: Path) -> None:
+    teacher, student = (built(lambda w, n: make(w), width, 1, width) for width in (16, 8))
+    ids, y = torch.randint(3, WORDS, (2, 16, LENGTH), generator=seeding.generator(3, "sentences"))
+    bare = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    whole = bare | {"decoder_input_ids": student.prepare_decoder_input_ids_from_labels(y)}
+    encoder, decoder = (curriculum.extracted(teacher, [(p, p)], 2) for p in map(layer.format, ("encoder", "decoder")))
+    wrong = r"needs decoder_input_ids in its batches, and the calibration: put .*_from_labels\(labels\) there"
+    for plan in (curriculum.from_labels(), curriculum.one_shot(teacher), decoder):
+        with pytest.raises(ValueError, match=wrong):
+            Distiller(student, plan, total=4, calibration=bare)
+        with pytest.raises(ValueError, match=wrong):
+            Distiller(student, plan, total=4, calibration=whole)(bare, y, 0)
+    with pytest.raises(ValueError, match=wrong):
+        recorded.record(encoder, student, [bare], tmp_path, calibration=bare)
+    loss = Distiller(student, curriculum.from_labels(), total=4, calibration=whole)(whole, y, 0)
+    torch.testing.assert_close(loss, student(**bare, labels=y).loss)
+    distiller = Distiller(student, encoder, total=4, calibration=whole)
+    assert distiller(bare, None, 0).isfinite()  # an encoder needs no decoder
 
 
 @pytest.mark.parametrize("family", ["Llama", "BERT"])

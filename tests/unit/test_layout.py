@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "kdutils"
 METHOD = {"curriculum", "signals", "projections", "losses", "reading"}
 TOOLS = {"checks", "identity", "narrowing", "seeding", "source"}  # small, and of use to every room
-HOSTS = {"binding", "distiller", "fingerprints", "hf", "hosted", "inside", "recorded", "shards"}  # one's own network
+HOSTS = {"binding", "distiller", "fingerprints", "fitting", "hf", "hosted", "inside", "recorded", "shards", "warned"}
 FLOORS = ("method", "tasks", "probes", "hosts", "lab", "studies", "pages")  # lowest first
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import warnings
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -224,8 +225,7 @@ def test_what_is_refused_with_one_clear_line(tmp_path: Path) -> None:
 
     path = folder / "0000000000.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
-    refused(lambda: host(recorded.plan(folder)), "is missing or damaged: call record again, without it")
-    path.unlink()
+    refused(lambda: host(recorded.plan(folder)), "is missing or damaged: call record again, which writes it anew")
     made(folder, plan())
     assert host(recorded.plan(folder))(X[:8], Y[:8], 0, rows) == again(X[:8], Y[:8], 0, rows)
 
@@ -317,3 +317,53 @@ def test_a_teacher_that_overflows_is_not_recorded(tmp_path: Path) -> None:
 def test_asked_needs_labels_of_the_calibration(tmp_path: Path) -> None:
     refused(lambda: made(tmp_path, PLANS["asked"](), calibration_labels=None), "needs .*: give calibration_labels")
     refused(lambda: Distiller(network(8, 2), PLANS["asked"](), total=9, calibration=X), "give calibration_labels")
+
+
+def test_another_seed_than_the_records_is_told(tmp_path: Path) -> None:
+    plan = recorded.plan(made(tmp_path, PLANS["extraction"](), seed=3))
+    with pytest.warns(UserWarning, match="projections are those of the record, of seed 3, whatever seed=0 says"):
+        host(plan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        host(plan, seed=3)
+        host(recorded.plan(made(tmp_path / "outputs", PLANS["tempered"](), seed=3)))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_folder_is_filled_from_one_data_set(half: bool, tmp_path: Path) -> None:
+    folder, about = made(tmp_path, PLANS["extraction"]()), tmp_path / shards.ABOUT
+    if half:
+        told = json.loads(about.read_text())
+        del told["shards"]["0000000032.safetensors"]
+        about.write_text(json.dumps(told))
+    made(folder, PLANS["extraction"]())  # the same rows: it goes on
+    with pytest.raises(ValueError, match=r"row 0 is not what .* holds the targets of: record another data set into"):
+        made(folder, PLANS["extraction"](), ROWS_OF[::-1])
+    with pytest.raises(ValueError, match="row 16 is not what"):  # where the first shard agrees, too
+        made(folder, PLANS["extraction"](), [*ROWS_OF[:16], *ROWS_OF[:16:-1], ROWS_OF[0]])
+
+
+def test_rows_have_numbers(tmp_path: Path) -> None:
+    loader = torch.utils.data.DataLoader(ROWS_OF, batch_size=8)
+    with pytest.raises(ValueError, match="rows must be a data set that is indexed by numbers, not a DataLoader"):
+        made(tmp_path, PLANS["extraction"](), loader)
+
+
+def test_a_record_of_a_few_positions_is_told(tmp_path: Path) -> None:
+    """As of a `Distiller`: who trains from a record has no teacher to look at any more."""
+
+    class First(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(WORDS, width), nn.Linear(width, WORDS)
+            self.layer = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first = (torch.arange(LENGTH) == 0).float()
+            return self.head(self.layer(self.embed(x) + 100 * first[:, None]))
+
+    with seeding.global_rng(0, "init"):
+        teacher, student = First(16), First(8)
+    plan = curriculum.extracted(teacher, [("layer", "layer")], 3)
+    with pytest.warns(UserWarning, match="of the variance of 'layer' of final teacher is that of 16 of 96 positions"):
+        recorded.record(plan, student, ROWS_OF, tmp_path, **SETTINGS)

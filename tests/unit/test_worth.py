@@ -74,6 +74,7 @@ def test_what_is_refused_with_one_clear_line() -> None:
     assert worth(convolution, pictures, ["0"], units=1).layers[0].width == 2
     for action, message in [
         (lambda: worth(Parts(), pairs[:1], ["hidden"]), "fewer than two batches"),
+        (lambda: worth(Parts(), [{"x": x, "labels": y} for x, y in pairs], ["hidden"]), "a pair .*, not a dict"),
         (lambda: worth(Parts(), pairs, []), "name the layers to look at"),
         (lambda: worth(Parts(), pairs, ["hiden"]), "Parts has no layer 'hiden'"),
         (lambda: worth(Parts(), [(x, y[:, None]) for x, y in pairs], ["hidden"]), r"need labels \(200,\)"),

@@ -1,0 +1,129 @@
+"""Whether a plan, a student, a batch and the other processes fit together: what is refused before a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import distributed, nn
+
+from kdutils import checks, fingerprints, inside, reading
+from kdutils.signals import Bound, Signal, WeightedSum
+
+ENCODER = "attention_mask"  # the entry of an encoder-decoder's batches that is of the encoder's positions alone
+
+
+def proper(signals: Sequence[Any]) -> None:
+    """ValueError for a stage's signal that is none, and for a sum whose parts have no weights."""
+    for number, signal in enumerate(signals, 1):
+        _proper(signal, f"stage {number}")
+
+
+def _proper(signal: Any, where: str) -> None:
+    if not hasattr(signal, "bind") or isinstance(signal, type):
+        found = signal.__name__ if isinstance(signal, type) else f"a {type(signal).__name__}"
+        raise ValueError(f"{where} matches {found}, which is no signal: say Output(teacher), Hidden(...) or Labels()")
+    for term in signal.terms if isinstance(signal, WeightedSum) else ():
+        if not isinstance(term, tuple | list) or len(term) != 2:
+            needed = "pairs (weight, signal), as ((0.5, Labels()), (0.5, Output(teacher)))"
+            raise ValueError(f"{where}: a WeightedSum needs {needed}, not a {type(term).__name__}")
+        _proper(term[1], where)
+
+
+def samples(batch: Any, what: str = "the batch") -> None:
+    """ValueError for a batch of another kind than networks here are given, or without samples."""
+    if not isinstance(batch, torch.Tensor | Mapping | tuple | list):
+        needed = "must be a tensor, a mapping (passed on by name) or a tuple"
+        raise ValueError(f"{what} {needed}, not a {type(batch).__name__}")
+    sizes: list[int] = []
+    reading.each(lambda t: sizes.append(len(t)) if t.dim() else None, batch)
+    if sizes and not any(sizes):
+        raise ValueError(f"{what} is empty: it has no samples")
+
+
+def finite(loss: torch.Tensor, target: Any, where: str) -> None:
+    """ValueError where a loss is no number, and it is the target that is none."""
+    if not loss.isfinite().all() and (bad := checks.nonfinite(target)):
+        advice = "look at its inputs, and whether the teacher overflows in half precision"
+        raise ValueError(f"{where}: the target is not finite at {bad} of the batch: {advice}")
+
+
+def two_sided(network: nn.Module) -> bool:
+    return bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
+
+
+def decodes(network: nn.Module, batch: Any, reads: Sequence[str]) -> None:
+    """ValueError where an encoder-decoder would go as far as its decoder without being told what that reads.
+
+    Some models of transformers then take the encoder's inputs, which is not what their own loss does.
+    """
+    if not two_sided(network) or isinstance(batch, tuple | list) or all("encoder" in p.split(".") for p in reads):
+        return
+    makes = hasattr(network, "prepare_decoder_input_ids_from_labels")  # a classifier has a way of its own
+    of_ids = getattr(network, "main_input_name", "input_ids") == "input_ids" or not network.can_generate()
+    if (makes or not of_ids) and not any(name.startswith("decoder_input") for name in inside.names(batch)):
+        advice = "put student.prepare_decoder_input_ids_from_labels(labels) there" if makes else "put them there"
+        raise ValueError(f"an encoder-decoder needs decoder_input_ids in its batches, and the calibration: {advice}")
+
+
+@contextmanager
+def headed(network: nn.Module) -> Iterator[None]:
+    """A block that refuses a network without a head, as AutoModel gives: its outputs are hidden units, no classes."""
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        get = output.get if isinstance(output, Mapping) else partial(_entry, output)
+        if get("logits") is None and get("last_hidden_state") is not None:
+            advice = "give one with a head (AutoModelFor...), or a plan of Hidden stages alone"
+            raise ValueError(f"{type(network).__name__} has no head, and its last_hidden_state no classes: {advice}")
+
+    hook = network.register_forward_hook(look)
+    try:
+        with reading.as_written(network):  # compiled code skips hooks that came later
+            yield
+    finally:
+        hook.remove()
+
+
+def _entry(output: Any, name: str) -> Any:
+    return getattr(output, name, None)
+
+
+def one_side(student: nn.Module, mask: Any, signals: Sequence[Signal]) -> None:
+    """ValueError where an encoder's mask, or one of padding, would be taken for that of a decoder's positions."""
+    _says_where_not(mask)
+    read = inside.placed(signals, "all") if mask == ENCODER and two_sided(student) else []
+    paths = [layer.student_layer.split(".") for layer in read]
+    if {next((part for part in path if part in ("encoder", "decoder")), "") for path in paths} - {"encoder"}:
+        advice = "say which count: mask=None for all, mask=a function of the batch, or `positions` of each"
+        raise ValueError(f"{ENCODER} is of the encoder, and the plan reads layers of the decoder: {advice}")
+
+
+def _says_where_not(name: Any) -> None:
+    """Refuse the name of a mask that says where not to look, as torch's own layers take it."""
+    if isinstance(name, str) and name.endswith("key_padding_mask"):
+        advice = f"say mask=lambda batch: ~batch[{name!r}]"
+        raise ValueError(f"a {name} is True where there is padding, and a mask where positions count: {advice}")
+
+
+def processes(plan: str, bounds: Sequence[Bound], only: bool) -> None:
+    """Every process learns from the tensors of the first; ValueError unless all have the same `plan`, told as a text.
+
+    Args:
+        only: whether a stage moves only some parameters.
+    """
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        return
+    plans: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(plans, plan)
+    for rank, theirs in enumerate(plans):
+        if theirs != plans[0]:
+            found = fingerprints.difference(theirs, plans[0])
+            raise ValueError(f"process {rank} has another curriculum than process 0: {found}")
+    if only:
+        raise ValueError("stages that move only some parameters (`only`) are for a single process")
+    for bound in bounds:
+        for tensor in bound.tensors.values():
+            distributed.broadcast(tensor, 0)

@@ -1,0 +1,295 @@
+"""What goes wrong in a loop of one's own without an error is mended, told of, or refused with one clear line."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from kdutils import curriculum, losses, reading, seeding
+from kdutils.curriculum import Curriculum, Stage
+from kdutils.distiller import Distiller
+from kdutils.signals import Bound, Hidden, Labels, Output, WeightedSum
+
+WORDS, LENGTH = 12, 8
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=seeding.generator(seed, "inputs"))
+
+
+def built(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
+    with seeding.global_rng(seed, "init"):
+        return make()
+
+
+def small(width: int = 6, seed: int = 0, dropout: float = 0.0) -> nn.Module:
+    return built(lambda: nn.Sequential(nn.Linear(4, width), nn.Tanh(), nn.Dropout(dropout), nn.Linear(width, 3)), seed)
+
+
+X, Y = draw(32, 4), torch.arange(32) % 3
+
+
+def host(student: nn.Module, *stages: Stage | Any, total: int = 12, **fields: Any) -> Distiller:
+    plan = stages[0] if isinstance(stages[0], Curriculum) else Curriculum("p", tuple(stages))
+    return Distiller(student, plan, **{"total": total, "calibration": X, **fields})
+
+
+def refused(action: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """A signal that knows nothing of `students`."""
+
+    teacher: nn.Module
+
+    def bind(self, students: Any, x: Any, y: Any = None) -> Bound:
+        def target(x: Any, y: Any) -> torch.Tensor:
+            return self.teacher(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+        return Bound(("",), target, lambda values, wanted: (values[""] - wanted).square().flatten(1).mean(1))
+
+
+@dataclass(frozen=True)
+class Read:
+    """A signal that reads its teacher as those of kdutils do."""
+
+    teacher: nn.Module
+
+    def bind(self, students: Any, x: Any, y: Any = None) -> Bound:
+        teacher = students.teacher(self.teacher)
+
+        def target(x: Any, y: Any) -> torch.Tensor:
+            return students.read(teacher, x, reading.OUTPUT).argmax(-1)
+
+        def loss(values: dict[str, torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+            return losses.mean(losses.cross_entropy(values[reading.OUTPUT], target))
+
+        return Bound((reading.OUTPUT,), target, loss)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_teachers_of_any_signal_are_quiet(inside: bool) -> None:
+    teacher = small(16, 1, dropout=0.5).train()
+    signal = WeightedSum(((1.0, Labels()), (1.0, Squares(teacher)))) if inside else Squares(teacher)
+    distiller = host(small(), Stage(signal))
+    assert not teacher.training
+    one, two = (distiller(X, Y, step) for step in (0, 1))
+    one.backward()
+    assert one == two and all(p.grad is None for p in teacher.parameters())
+    refused(lambda: host(student := small(), Stage(Squares(student))), "the teacher is the student itself")
+
+
+def test_a_signal_of_ones_own_reads_mappings() -> None:
+    class Named(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.net = small(width)
+
+        def forward(self, features: torch.Tensor, scale: float = 1.0) -> dict[str, torch.Tensor]:
+            return {"logits": self.net(scale * features)}
+
+    teacher, student = Named(16), Named(6)
+    batch = {"features": X, "scale": 0.5}
+    loss = host(student, Stage(Read(teacher)), calibration=batch)(batch, None, 0)
+    wanted = teacher(**batch)["logits"].argmax(-1)
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(student(**batch)["logits"], wanted))
+
+
+def test_a_plan_of_ones_own_is_the_usual_loss() -> None:
+    """0.5 times the cross-entropy of labels, 0.5 T^2 times the divergence at temperature T (Hinton et al., 2015)."""
+    teacher, student, heat = small(16, 1), small(), 4.0
+    both = WeightedSum(((0.5, Labels()), (0.5, Output(teacher, heat, heat))))
+    soft = [(network(X) / heat).log_softmax(-1) for network in (student, teacher)]
+    divergence = nn.functional.kl_div(*soft, log_target=True, reduction="batchmean")
+    wanted = 0.5 * nn.functional.cross_entropy(student(X), Y) + 0.5 * heat**2 * divergence
+    torch.testing.assert_close(host(student, Stage(both))(X, Y, 0), wanted)
+    one_sided = host(student, curriculum.one_shot(teacher, heat))(X, Y, 0)
+    assert not torch.isclose(one_sided, heat**2 * divergence, rtol=0.1)  # tempers the teacher alone
+
+
+def test_only_names_modules_and_parameters() -> None:
+    student = nn.Sequential(*(nn.Linear(4, 4) for _ in range(11)), nn.Linear(4, 3))
+    for only, moved in {"1": {"1.weight", "1.bias"}, "10.weight": {"10.weight"}}.items():
+        student.zero_grad()
+        host(student, Stage(Labels(), only=only))(X, Y, 0).backward()
+        assert {name for name, p in student.named_parameters() if p.grad is not None} == moved
+    refused(lambda: host(student, Stage(Labels(), only="1.wei")), "no parameter whose name starts with one of")
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4))
+    tied[2].weight = tied[0].weight
+    refused(lambda: host(tied, Stage(Labels(), only="2.weight")), "'2.weight' is tied to '0.weight', so name that")
+
+
+def test_a_training_may_be_made_longer_while_its_last_stage_is_open() -> None:
+    teacher = small(16, 1)
+
+    def made(total: int, first: int = 4, last: int | None = None) -> Distiller:
+        stages = Stage(Hidden(teacher, "1", "1"), first), Stage(Output(teacher), last)
+        return host(small(), *stages, total=total)
+
+    short, long = made(10), made(20)
+    short(X, None, 9)
+    long.load_state_dict(short.state_dict())
+    assert long.step == 9 and long(X, None, long.step + 1) == short(X, None, 9)
+    refused(lambda: made(20, first=5).load_state_dict(short.state_dict()), "of another curriculum: .4 steps of Hidden")
+    refused(lambda: made(10, last=6).load_state_dict(short.state_dict()), "of another curriculum: .all later steps of")
+    refused(lambda: short(X, None, 10), r"step 10 is out of range: .* 0 to 9 \(the training is finished\)")
+    refused(lambda: short(X, None, 11), "has steps 0 to 9$")
+
+
+def test_a_stage_has_a_loss_on_held_out_data() -> None:
+    class Batched(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.first, self.norm = nn.Linear(4, width), nn.BatchNorm1d(width)
+            self.drop, self.head = nn.Dropout(0.5), nn.Linear(width, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.drop(self.norm(self.first(x))))
+
+    student, teacher = built(lambda: Batched(6)), built(lambda: Batched(16), 1)
+    redrawn = Hidden(teacher, "first", "norm", redraw=True)
+    distiller = host(student, Stage(redrawn, 3), Stage(Output(teacher), 3), Stage(Labels()))
+    for step in (0, 1, 7):
+        distiller(X, Y, step)
+    before, kept = copy.deepcopy(distiller.state_dict()), seeding.global_state()
+    student.norm.eval()
+    for step in (0, 4, 8, 0):
+        assert not distiller.evaluate(X, Y, step).requires_grad
+    modes = [module.training for module in (student, student.norm, student.drop)]
+    assert modes == [True, False, True] and distiller.step == 7 and seeding.global_state() == kept
+    assert all(torch.equal(value, before[name]) for name, value in distiller.state_dict().items())
+    student.eval()
+    told = [distiller.evaluate(X, Y, step) for step in (4, 8)]
+    p = teacher(X).log_softmax(-1)
+    wanted = nn.functional.kl_div(student(X).log_softmax(-1), p, log_target=True, reduction="batchmean")
+    torch.testing.assert_close(told[0], wanted)
+    torch.testing.assert_close(told[1], nn.functional.cross_entropy(student(X), Y))
+    assert distiller.evaluate(X, Y, 0) == distiller.evaluate(X, Y, 0) and not student.training
+    refused(lambda: distiller.evaluate(X, Y, 12), "step 12 is out of range")
+
+
+class Language(nn.Module):
+    """Two blocks, a pooler, and an output for each position; the first position may tower above the others."""
+
+    def __init__(self, width: int, tower: float = 0.0) -> None:
+        super().__init__()
+        self.embed, self.block, self.pooler = nn.Embedding(WORDS, width), nn.Linear(width, width), nn.Tanh()
+        self.tower, self.after, self.head = tower, nn.Identity(), nn.Linear(width, WORDS)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        h = self.block(self.embed(input_ids))
+        first = (torch.arange(input_ids.shape[1]) == 0).float()
+        h = self.after(h + self.tower * first[:, None])
+        return self.head(h + self.pooler(h[:, :1]).mean(1, keepdim=True))
+
+
+class Pooled(Language):
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        h = self.after(self.block(self.embed(input_ids)))
+        return self.head(self.pooler(h[:, 0]))
+
+
+def tokens(padding: int = 0) -> dict[str, torch.Tensor]:
+    ids = torch.randint(0, WORDS, (16, LENGTH), generator=seeding.generator(0, "ids"))
+    marks = torch.ones_like(ids)
+    marks[:, LENGTH - padding :] = 0
+    return {"input_ids": ids, "attention_mask": marks}
+
+
+def warned(action: Callable[[], Any]) -> list[warnings.WarningMessage]:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        action()
+    return said
+
+
+def test_padding_that_counts_is_told_once() -> None:
+    teacher = built(lambda: Language(16), 1)
+    plan = curriculum.extracted(teacher, [("after", "after")], 4)
+
+    def steps(distiller: Distiller, batch: dict[str, torch.Tensor], labels: Any = None) -> None:
+        for step in (0, 1, 5, 6):
+            distiller(batch, labels, step)
+
+    def found(batch: dict[str, torch.Tensor], plan: Curriculum = plan, labels: Any = None, **fields: Any) -> list[str]:
+        distiller = host(built(lambda: Language(6)), plan, calibration=batch, **fields)
+        return [str(one.message) for one in warned(lambda: steps(distiller, batch, labels))]
+
+    (told,) = found(tokens(3))
+    assert told.startswith("the batch has padding, and no mask says that it does not count: say mask='attention_mask'")
+    assert found(tokens(0)) == found(tokens(3), mask="attention_mask") == []
+    outputs, y = curriculum.one_shot(teacher), torch.ones(16, LENGTH, dtype=torch.long)
+    assert len(found(tokens(3), outputs)) == 1 and found(tokens(3), outputs, y) == []
+
+
+def after_first(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    marks = batch["attention_mask"].clone()
+    marks[..., 0] = 0
+    return marks
+
+
+def test_a_target_of_a_few_positions_is_told() -> None:
+    teacher = built(lambda: Language(16, tower=300.0), 1)
+
+    def found(path: str = "after", **fields: Any) -> list[str]:
+        return said_of(curriculum.extracted(teacher, [(path, path)], 4, **fields))
+
+    def said_of(plan: Curriculum) -> list[str]:
+        said = warned(lambda: host(built(lambda: Language(6)), plan, calibration=tokens()))
+        return [str(one.message) for one in said]
+
+    (told,) = found()
+    assert "of the variance of 'after' of final teacher is that of 16 of 128 positions" in told
+    assert "normalise='position'" in told and "each row's first" in told
+    (learned,) = said_of(curriculum.fitnets(teacher, "after", "after", 4))
+    assert "normalise" not in learned and "leave such positions out" in learned
+    assert found("block") == found(normalise="position") == found(positions=after_first) == []
+
+
+def test_a_layer_without_positions_needs_no_mask() -> None:
+    teacher, student, batch = built(lambda: Pooled(16), 1), built(lambda: Pooled(6)), tokens(3)
+    stages = Stage(Hidden(teacher, "after", "after"), 2), Stage(Hidden(teacher, "pooler", "pooler"))
+    masked = host(student, *stages, calibration=batch, mask="attention_mask")
+    free = host(student, *stages, calibration=batch, mask=lambda batch: torch.ones_like(batch["input_ids"]))
+    assert masked(batch, None, 5) == free(batch, None, 5)
+    assert masked(batch, None, 0) != free(batch, None, 0)
+
+
+def test_warnings_name_the_readers_own_line() -> None:
+    ids = torch.randint(0, WORDS, (4, LENGTH))
+    language = host(built(lambda: Language(6)), curriculum.from_labels(), calibration=ids)
+    learned = host(small(), curriculum.fitnets(small(16, 1), "1", "1", 30), total=40)
+    twice = curriculum.progressive({"100": (teacher := small(16, 1))}, teacher, 2)
+    for action in (
+        lambda: language(ids, ids, 0),
+        lambda: [learned(X, None, step) for step in range(25)],
+        lambda: host(small(), twice),
+    ):
+        (said,) = warned(action)
+        assert said.filename == __file__, said.message
+
+
+def test_what_is_refused_with_one_clear_line() -> None:
+    teacher, whole = small(16, 1), host(small(), curriculum.from_labels())
+    ids, few = torch.full((4, LENGTH), WORDS - 1), nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, WORDS))
+    for action, message in [
+        (lambda: host(whole, curriculum.from_labels()), "not a Distiller around it: give its `student`"),
+        (lambda: host(small(), Stage(teacher)), "stage 1 matches a Sequential, which is no signal: say Output"),
+        (lambda: host(small(), Stage(Labels)), "stage 1 matches Labels, which is no signal"),
+        (lambda: host(small(), Stage(WeightedSum((Labels(), Output(teacher))))), r"needs pairs \(weight, signal\)"),
+        (lambda: whole(X, Y + 1, 0), "label 3 is none of the student's classes, 0 to 2"),
+        (lambda: whole(X[:0], Y[:0], 0), "the batch is empty: it has no samples"),
+        (lambda: whole({1, 2}, Y, 0), "the batch must be a tensor, a mapping .* or a tuple, not a set"),
+        (lambda: host(small(), curriculum.from_labels(), calibration=None), "the calibration must be a tensor"),
+        (lambda: host(built(lambda: Language(6)), curriculum.one_shot(few), calibration=ids), "as many ids"),
+    ]:
+        refused(action, message)
