@@ -27,7 +27,8 @@ class One:
     """
 
     def __init__(self, student: nn.Module, seed: int, vocabulary: int | None = None) -> None:
-        self.skeleton, self.seeds, self.vocabulary = student, (int(seed),), vocabulary
+        self.skeleton, self.seeds = student, (int(seed),)
+        self.vocabulary = None if vocabulary is None else checks.count("vocabulary", vocabulary)
         first = next(student.parameters(), None)
         if first is None:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")

@@ -100,7 +100,7 @@ class Distiller(nn.Module):
         fitting.one_side(student, mask, signals)
         warned.of_experts(student)
         warned.of_seed(signals, seed)
-        self._one = binding.One(student, seed, vocabulary and checks.count("vocabulary", vocabulary))
+        self._one = binding.One(student, seed, vocabulary)
         self._one.mask, self._one.spare = mask, inside.spare(student, signals, mask)
         for teacher in {id(network): network for network in inside.teachers(signals)}.values():
             self._one.teacher(teacher)  # also of signals that would not ask for it
@@ -133,7 +133,7 @@ class Distiller(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Distiller:
         """A Distiller of a copy of the student, with the same plan and teachers; its losses hold what is its own."""
-        with warnings.catch_warnings(), seeding.global_rng(0):
+        with warnings.catch_warnings(), seeding.global_rng(0, device=self._one.device):
             warnings.simplefilter("ignore")  # it was told when this one was built
             copied = memo[id(self)] = type(self)(copy.deepcopy(self.student, memo), self.plan, **self._built)
         copied.drawn.text, copied.training = self.drawn.text, self.training

@@ -130,7 +130,7 @@ class CurriculumTrainer(Trainer):
         if once is iter(self.train_dataset) and (once is not self.train_dataset or isgenerator(once)):
             advice = "give one that starts anew, as IterableDataset.from_generator: its first rows are looked at before"
             raise ValueError(f"the train_dataset can be read only once: {advice}")
-        with seeding.global_rng(self.args.seed, "calibration"):  # collators may draw at random
+        with seeding.global_rng(self.args.seed, "calibration", device=self.args.device):  # collators may draw at random
             return self._collated(list(islice(iter(self.train_dataset), rows)))
 
     def _collated(self, rows: list[Any]) -> dict[str, Any]:

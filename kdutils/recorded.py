@@ -50,17 +50,17 @@ def record(
         student: gives the widths; it is not trained, and any network of its shape may learn from the record.
         rows: a data set, indexed by numbers; what is drawn anew at each reading (augmentation, masking) does not fit.
         folder: made if need be. A shard is written whole or not at all, and its checksum is kept.
-        top_k: classes of an output to keep; the others' probability is kept as one number. None: all.
+        top_k: classes of an output to keep, 1 or more; the others' probability is kept as one number. None: all.
         batch, shard: rows that are read at once, and that share a file.
         collate: from a list of rows to a batch as the student reads it, a pair of it and labels, or a mapping with
             "labels"; all batches have the same length.
         calibration, calibration_labels, units, mask, vocabulary, seed: as in `Distiller`.
 
     Raises:
-        ValueError: for signals that cannot be recorded, or a folder with another plan's, teacher's or data set's.
-    """
+        ValueError: for signals that cannot be recorded, or a folder with another plan's, teacher's or data set's."""
     folder, batch, shard = Path(folder), checks.count("batch", batch), checks.count("shard", shard)
     shards.indexed(rows)
+    top_k = top_k if top_k is None else checks.count("top_k", top_k)
     one = binding.One(student, seed, vocabulary)
     first = inside.lead(calibration), inside.lead(calibration_labels)
     stages, found, described = _stages(plan)

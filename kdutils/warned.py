@@ -46,7 +46,7 @@ def of_calls(student: nn.Module, signals: Sequence[Signal], x: Any, spare: set[s
 
 def _repeated(network: nn.Module, x: Any, paths: Sequence[str]) -> dict[str, int]:
     """Which of the modules at `paths` are called more than once in a pass, and how often."""
-    calls, hooks = dict.fromkeys(paths, 0), []
+    calls, hooks, first = dict.fromkeys(paths, 0), [], next(network.parameters(), torch.empty(0))
     before = checks.in_eval_mode(network)
 
     def count(path: str, *_: Any) -> None:
@@ -54,7 +54,8 @@ def _repeated(network: nn.Module, x: Any, paths: Sequence[str]) -> dict[str, int
 
     try:
         hooks = [reading.module_at(network, p).register_forward_hook(partial(count, p)) for p in calls if p]
-        with suppress(Exception), seeding.global_rng(0), torch.no_grad(), reading.as_written(network):
+        drawing = seeding.global_rng(0, device=first.device)
+        with suppress(Exception), drawing, torch.no_grad(), reading.as_written(network):
             reading.outputs_at(network, inside.first(x))  # some can be read up to a layer alone
     finally:
         checks.restored(before)

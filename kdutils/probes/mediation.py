@@ -53,7 +53,7 @@ class Redrawn:
         fresh = []
         for seed in students.seeds:
             network = reading.copied(students.skeleton)
-            with seeding.global_rng(seed, "redrawn"):
+            with seeding.global_rng(seed, "redrawn", device=students.device):
                 for part in network.modules():
                     if hasattr(part, "reset_parameters"):
                         part.reset_parameters()

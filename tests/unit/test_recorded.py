@@ -204,6 +204,8 @@ def test_what_is_refused_with_one_clear_line(tmp_path: Path) -> None:
     refused(lambda: made(folder, plan(), calibration=X[16:32]), told)
     refused(lambda: made(folder, plan(), seed=1), told)
     refused(lambda: recorded.plan(tmp_path), "holds no recorded targets: there is no about.json")
+    for wrong in ({"top_k": 0}, {"top_k": -1}, {"top_k": 2.5}, {"vocabulary": 0}, {"vocabulary": -1}):
+        refused(lambda wrong=wrong: made(tmp_path / "wrong", plan(), **wrong), f"{next(iter(wrong))} must be")
 
     again, rows = host(recorded.plan(folder)), torch.arange(8)
     refused(lambda: again(X[:8], Y[:8], 0), "a recorded plan needs rows=")
