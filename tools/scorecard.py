@@ -51,7 +51,7 @@ PAPERS = (
     ("gupta2025", "Language modelling: extraction is better than one-shot (tested here: small networks, "
      "the longer trainings of two studies).",
      ("grammar-extraction-vs-one-shot", "grammar-extraction-longest", "grammar-longer-vs-one-shot",
-      "english-extraction-vs-one-shot")),
+      "english-extraction-vs-one-shot", "english-extraction-longest")),
 )  # fmt: skip
 
 # (a question beyond the papers, ids of the claims that answer it)
