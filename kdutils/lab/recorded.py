@@ -109,6 +109,8 @@ class RecordedLab(Lab):
             layers = [WeightedSum(tuple((1.0, layer) for layer in layers))]
         length = round(choice["share"] * s.steps / len(layers)) if kind == "extraction" else 0
         early = [Stage(layer, max(1, length)) for layer in layers if length]
+        if not early and kind not in ("labels", "one-shot"):
+            raise ValueError(f"{kind!r} is not among the arms of a recorded teacher: labels, one-shot, extraction")
         return Curriculum(kind, (*early, Stage(Labels() if kind == "labels" else output)))
 
     def test_sample(self) -> tuple[Any, Any]:
