@@ -95,6 +95,14 @@ class One:
             checks.restored(common)
         return network
 
+    def teachers(self, signals: Sequence[Signal], bounds: Sequence[Bound]) -> None:
+        """Take for teachers also the networks that signals hold and did not ask for, but for those that learn."""
+        learning = {id(p) for b in bounds for p in (*b.parameters.values(), *self.skeleton.parameters())}
+        for network in {id(network): network for network in inside.teachers(list(signals))}.values():
+            whole = any(module is self.skeleton for module in network.modules())
+            if whole or learning.isdisjoint(map(id, network.parameters())):
+                self.teacher(network)
+
     def mark(self, x: Any, y: Any, reads: Sequence[str] = (reading.OUTPUT,)) -> None:
         """Note where outputs count, if they are read, that come without labels `y`: by the mask, if there is one."""
         fitting.decodes(self.skeleton, x, reads)
@@ -207,10 +215,12 @@ def _parts(bounds: list[Bound], kind: str) -> dict[str, Any]:
     return {f"{i}/{name}": value for i, bound in enumerate(bounds) for name, value in getattr(bound, kind).items()}
 
 
-def flat(one: One, signals: Sequence[Signal], x: Any) -> set[str]:
-    """Paths of the student's layers without positions, (batch, units), of those that a mask would be applied to."""
-    paths = {layer.student_layer for layer in inside.placed(list(signals), "all")}
-    return {path for path in paths if len(one.shape_at(path, reading.two(x))) == 2}
+def flat(one: One, signals: Sequence[Signal], x: Any, mask: Any) -> set[str]:
+    """Paths of the student's layers without positions, (batch, units), of which a mask of positions says nothing."""
+    paths = set() if mask is None else {layer.student_layer for layer in inside.placed(list(signals), "all")}
+    found = {path for path in paths if len(one.shape_at(path, reading.two(x))) == 2}
+    marks = inside.masked(mask, x) if found else None
+    return set() if isinstance(marks, torch.Tensor) and marks.dim() == 2 else found  # a mask of samples is of them
 
 
 @torch.no_grad()
@@ -244,9 +254,8 @@ class Only:
     def __init__(self, student: nn.Module, stages: Sequence[Stage]) -> None:
         named = {name.replace("_orig_mod.", ""): p for name, p in student.named_parameters()}  # compiled or not
         for stage in stages:
-            if stage.only and not any(_under(name, stage.only) for name in named):
-                told = f"the student has no parameter whose name starts with one of {stage.only}"
-                raise ValueError(told + _tied(student, stage.only))
+            if told := inside.unnamed(named, stage):
+                raise ValueError(_tied(student, stage.only) or told)
         self.paths: tuple[str, ...] = ()
         self.known = {id(p) for p in named.values() if p.requires_grad}
         for name, parameter in named.items():
@@ -254,7 +263,7 @@ class Only:
                 parameter.register_post_accumulate_grad_hook(partial(self.drop, name))
 
     def drop(self, name: str, parameter: torch.Tensor) -> None:
-        if self.paths and not _under(name, self.paths):
+        if self.paths and not inside.under(name, self.paths):
             parameter.grad = None
 
     def open(self, paths: tuple[str, ...], gradient: torch.Tensor) -> None:
@@ -269,16 +278,11 @@ class Only:
             raise ValueError("a parameter of the student was unfrozen or replaced: build the Distiller after that")
 
 
-def _under(name: str, paths: Sequence[str]) -> bool:
-    """Whether a parameter is, or is inside, what one of `paths` names: "layers.1" is not the start of "layers.10"."""
-    return any(f"{name}.".startswith(f"{path.rstrip('.')}.") for path in paths)
-
-
 def _tied(student: nn.Module, paths: Sequence[str]) -> str:
     """What to say of paths whose parameters have another name, too."""
     named, every = dict(student.named_parameters()), student.named_parameters(remove_duplicate=False)
     for name, parameter in every:
-        if _under(name, paths):
+        if inside.under(name, paths):
             other = next(first for first, p in named.items() if p is parameter)
-            return f": {name!r} is tied to {other!r}, so name that"
+            return f"only={paths}: {name!r} is tied to {other!r}, so name that"
     return ""

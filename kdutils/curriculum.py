@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 from torch import nn
 
-from kdutils.checks import pairs, some
+from kdutils.checks import count, pairs, some
 from kdutils.projections import Projection, gaussian
 from kdutils.signals import Hidden, Labels, Output, Regressed, Signal, WeightedSum
 
@@ -18,8 +17,8 @@ from kdutils.signals import Hidden, Labels, Output, Regressed, Signal, WeightedS
 class Stage:
     """Match `signal` for `steps` optimiser steps; None, in the last stage only, is whatever the budget leaves.
 
-    With `only`, such as ("readout",), only parameters whose names start with one of these move during the stage; in a
-    `Distiller` only those that are, or are inside, what one of these names: "layers.1" is not "layers.10".
+    With `only`, such as ("readout",), only parameters move in the stage that one of these names, or a module around
+    them: "layers.1" is not "layers.10".
     """
 
     signal: Signal
@@ -44,13 +43,14 @@ class Curriculum:
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
-        if not self.stages:
-            raise ValueError("a curriculum needs at least one stage")
+        given = self.stages if isinstance(self.stages, tuple | list) else ()
+        if (wrong := [type(s).__name__ for s in given if not isinstance(s, Stage)]) or not given:
+            found = ", ".join(wrong) or f"{self.stages!r:.40}"
+            raise ValueError(f"{self.name!r} needs a tuple with at least one Stage, and Stages only, not {found}")
         for number, steps in enumerate((stage.steps for stage in self.stages), 1):
             if steps is None and number < len(self.stages):
                 raise ValueError(f"stage {number} of {self.name!r} needs a number of steps: only the last may be open")
-            if steps is not None and (not isinstance(steps, Integral) or steps < 1):
-                raise ValueError(f"stage {number} of {self.name!r} has {steps} steps; it needs at least one whole")
+            count(f"the number of steps of stage {number} of {self.name!r}", 1 if steps is None else steps)
 
     def lengths(self, total: int) -> list[int]:
         """Steps of each stage of a budget; ValueError unless they fill it, and leave some for an open last one."""
@@ -58,10 +58,8 @@ class Curriculum:
         lengths = [*first, total - sum(first) if last is None else last]
         if lengths[-1] < 1 or sum(lengths) > total:
             raise ValueError(f"{self.name!r} needs at least {sum(first) + (last or 1)} steps; the budget is {total}")
-        if (steps := sum(lengths)) < total:
-            raise ValueError(
-                f"{self.name!r} ends after {steps} of {total} steps: leave its last stage open (steps=None)"
-            )
+        if (n := sum(lengths)) < total:
+            raise ValueError(f"{self.name!r} ends after {n} of {total} steps: leave its last stage open (steps=None)")
         return lengths
 
     def __str__(self) -> str:

@@ -102,18 +102,17 @@ class Distiller(nn.Module):
         warned.of_seed(signals, seed)
         self._one = binding.One(student, seed, vocabulary)
         self._one.mask, self._one.spare = mask, inside.spare(student, signals, mask)
-        for teacher in {id(network): network for network in inside.teachers(signals)}.values():
-            self._one.teacher(teacher)  # also of signals that would not ask for it
         x, y = (inside.lead(part) for part in (calibration, calibration_labels))
-        flat = () if mask is None else binding.flat(self._one, signals, x)
+        flat = binding.flat(self._one, signals, x, mask)
         self._stages = [replace(s, signal=inside.filled(s.signal, units, mask, flat)) for s in plan.stages]
         self._labels = [inside.holds(stage.signal, Labels) for stage in self._stages]
         self._classes = [inside.holds(stage.signal, _CLASSES) for stage in self._stages]
         self._asks = [bool(inside.placed(stage.signal, "asked")) for stage in self._stages]
-        self._everywhere = [bool(inside.placed(stage.signal, "all")) for stage in self._stages]
+        self._everywhere = [{read.student_layer for read in inside.placed(s.signal, "all")} for s in self._stages]
         filled = [stage.signal for stage in self._stages]
         kinds = zip(filled, self._classes, strict=True)
         self._bounds: list[Bound] = [self._one.bind(signal, classes, x, y) for signal, classes in kinds]
+        self._one.teachers(signals, self._bounds)
         warned.of_few_positions(self._one, filled, x, y)
         warned.of_calls(student, signals, x, self._one.spare)
         self._one.enter()
@@ -187,7 +186,7 @@ class Distiller(nn.Module):
         It changes nothing: not `step`, the modes of modules, or the streams of random numbers. Arguments and errors are
         those of a call. With several processes, all of them call it.
         """
-        now, self._now = self._now, self.stage_at(step)
+        now, self._now, told = self._now, self.stage_at(step), (self._warned, self._one.looked)
         streams = [(stream, stream.get_state()) for stream in self._bounds[self._now].generators.values()]
         before = checks.in_eval_mode(self.student)
         try:
@@ -197,7 +196,7 @@ class Distiller(nn.Module):
             checks.restored(before)
             for stream, state in streams:
                 stream.set_state(state)
-            self._now = now
+            self._now, (self._warned, self._one.looked) = now, told
 
     def _loss(self, batch: Any, labels: torch.Tensor | None, step: int, rows: Any) -> torch.Tensor:
         if self._labels[self._now] and (not isinstance(labels, torch.Tensor) or labels.is_floating_point()):
@@ -233,16 +232,17 @@ class Distiller(nn.Module):
         marks = self._one.marks
         said = (labels, "labels") if marks is None else (marks[0], "a mask")
         self._check_labels(values.get(reading.OUTPUT), *said, first)
-        self._check_padding(batch, None if labels is not None else values.get(reading.OUTPUT), look)
+        self._check_padding(batch, values, labels, look)
         self._check_gradient(values, bound)
         loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
         if look or loss.device.type == "cpu":  # elsewhere a look waits for the device
             fitting.finite(loss, target, f"stage {self._now + 1}")
         return loss.squeeze(0)
 
-    def _check_padding(self, batch: Any, outputs: torch.Tensor | None, look: bool) -> None:
+    def _check_padding(self, batch: Any, values: Mapping[str, torch.Tensor], labels: Any, look: bool) -> None:
         if self._one.mask is None and not self._warned and not fitting.two_sided(self.student):
-            self._warned = warned.of_padding(batch, self._everywhere[self._now], outputs, look)
+            counted = self._everywhere[self._now] | ({reading.OUTPUT} if labels is None else set())
+            self._warned = warned.of_padding(batch, [v for path, v in values.items() if path in counted], look)
 
     def _check_labels(self, outputs: torch.Tensor | None, labels: Any, what: str, first: bool) -> None:
         if outputs is None:

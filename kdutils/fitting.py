@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ def _proper(signal: Any, where: str) -> None:
         if not isinstance(term, tuple | list) or len(term) != 2:
             needed = "pairs (weight, signal), as ((0.5, Labels()), (0.5, Output(teacher)))"
             raise ValueError(f"{where}: a WeightedSum needs {needed}, not a {type(term).__name__}")
+        checks.number(f"{where}: a weight of its WeightedSum", term[0])
         _proper(term[1], where)
 
 
@@ -55,23 +56,35 @@ def two_sided(network: nn.Module) -> bool:
     return bool(getattr(getattr(network, "config", None), "is_encoder_decoder", False))
 
 
+def decoder_inputs(network: nn.Module) -> tuple[Callable[[Any], Any] | None, bool]:
+    """How a decoder's inputs are made from labels, if the network knows it, and whether batches need them.
+
+    Classifiers, and models without a head, have a way of their own.
+    """
+    make = getattr(network, "prepare_decoder_input_ids_from_labels", None)
+    of_ids = getattr(network, "main_input_name", "input_ids") == "input_ids" or not network.can_generate()
+    return make, make is not None or not of_ids
+
+
 def decodes(network: nn.Module, batch: Any, reads: Sequence[str]) -> None:
-    """ValueError where an encoder-decoder would go as far as its decoder without being told what that reads.
+    """ValueError where an encoder-decoder that needs `decoder_inputs` would go as far as its decoder without them.
 
     Some models of transformers then take the encoder's inputs, which is not what their own loss does.
     """
     if not two_sided(network) or isinstance(batch, tuple | list) or all("encoder" in p.split(".") for p in reads):
         return
-    makes = hasattr(network, "prepare_decoder_input_ids_from_labels")  # a classifier has a way of its own
-    of_ids = getattr(network, "main_input_name", "input_ids") == "input_ids" or not network.can_generate()
-    if (makes or not of_ids) and not any(name.startswith("decoder_input") for name in inside.names(batch)):
-        advice = "put student.prepare_decoder_input_ids_from_labels(labels) there" if makes else "put them there"
+    make, needed = decoder_inputs(network)
+    if needed and not any(name.startswith("decoder_input") for name in inside.names(batch)):
+        advice = "put student.prepare_decoder_input_ids_from_labels(labels) there" if make else "put them there"
         raise ValueError(f"an encoder-decoder needs decoder_input_ids in its batches, and the calibration: {advice}")
 
 
 @contextmanager
 def headed(network: nn.Module) -> Iterator[None]:
     """A block that refuses a network without a head, as AutoModel gives: its outputs are hidden units, no classes."""
+    if not checks.of_the_hub(getattr(network, "config", None)):  # another may call its logits as it likes
+        yield
+        return
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
         get = output.get if isinstance(output, Mapping) else partial(_entry, output)

@@ -191,10 +191,8 @@ class CurriculumTrainer(Trainer):
             raise ValueError(f"a curriculum knows one kind of labels, not {self.label_names}")
         labels = found[0] if len(found) == 1 else None
         if self.two_sided and not any(name.startswith("decoder_input") for name in batch):
-            inner = self.accelerator.unwrap_model(self.model)
-            make = getattr(inner, "prepare_decoder_input_ids_from_labels", None)
-            of_ids = getattr(inner, "main_input_name", "input_ids") == "input_ids" or not inner.can_generate()
-            if labels is None if make is not None else not of_ids:  # a classifier has a way of its own
+            make, needed = fitting.decoder_inputs(self.accelerator.unwrap_model(self.model))
+            if needed and (labels is None or make is None):
                 advice = "or labels, where it has a way to make them from these"
                 raise ValueError(f"an encoder-decoder needs decoder_input_ids in its batches, {advice}")
             batch |= {} if make is None else {"decoder_input_ids": make(labels)}

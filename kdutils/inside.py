@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from kdutils import fingerprints, reading
+from kdutils.curriculum import Stage
 from kdutils.signals import Signal
 
 
@@ -33,7 +35,8 @@ def split(read: Any) -> tuple[Any, torch.Tensor | None]:
 
 def _inner(thing: Any) -> list[Any]:
     """The values of a dataclass, and those in its tuples and lists."""
-    values = [getattr(thing, f.name) for f in fields(thing)] if is_dataclass(thing) else []
+    plain = is_dataclass(thing) and not isinstance(thing, nn.Module)
+    values = [getattr(thing, f.name) for f in fields(thing)] if plain else []
     return [v for value in values for v in (value if isinstance(value, tuple | list) else (value,))]
 
 
@@ -57,6 +60,19 @@ def teachers(thing: Any) -> list[nn.Module]:
     """The networks in a signal, or in some."""
     inner = thing if isinstance(thing, tuple | list) else _inner(thing)
     return [thing] if isinstance(thing, nn.Module) else [found for part in inner for found in teachers(part)]
+
+
+def under(name: str, paths: Sequence[str]) -> bool:
+    """Whether a parameter is, or is inside, what one of `paths` names: "layers.1" is not the start of "layers.10"."""
+    return any(f"{name}.".startswith(f"{path.rstrip('.')}.") for path in paths)
+
+
+def unnamed(names: Collection[str], stage: Stage) -> str | None:
+    """What to say of a stage that moves `only` some, where these are none of the parameters of those `names`."""
+    if not stage.only or any(under(name, stage.only) for name in names):
+        return None
+    near = difflib.get_close_matches(stage.only[0], names, 4, 0)
+    return f"only={stage.only} names no parameter of the student, and no module with any; near it are {near}"
 
 
 def taken(network: nn.Module) -> tuple[set[str], bool]:
@@ -117,7 +133,7 @@ def filled(signal: Any, units: Any, mask: Any, flat: Collection[str] = ()) -> Si
     """
     if isinstance(signal, tuple | list):
         return tuple(filled(part, units, mask, flat) for part in signal)
-    if not is_dataclass(signal):
+    if not is_dataclass(signal) or isinstance(signal, nn.Module):
         return signal
     if hasattr(signal, "targets"):  # recorded
         signal.targets.agree(units=units, mask=None if mask is None else fingerprints.described(mask))

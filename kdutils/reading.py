@@ -7,6 +7,7 @@ when returned (later calls, and operations in place, change nothing), in float32
 from __future__ import annotations
 
 import contextlib
+import difflib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -66,8 +67,10 @@ def module_at(model: nn.Module, path: str) -> nn.Module:
             continue  # the wrapper was taken off
         here = getattr(here if hasattr(here, name) else _inside(here), name, None)
         if not isinstance(here, nn.Module):
-            known = ", ".join(repr(n) for n, _ in _inside(model).named_modules() if n != OUTPUT)
-            raise ValueError(f"{type(_inside(model)).__name__} has no layer {path!r}; its layers are {known}")
+            known = [n for n, _ in _inside(model).named_modules() if n != OUTPUT]
+            near = difflib.get_close_matches(path, known, 8, 0) if len(known) > 24 else known
+            told = f"{'the nearest of ' * (len(known) > 24)}its layers are {', '.join(map(repr, near))}"
+            raise ValueError(f"{type(_inside(model)).__name__} has no layer {path!r}; {told}")
     return _inside(here) if path else here
 
 

@@ -74,7 +74,7 @@ def record(
         "leaves": {name: _spec(signal, units, described[name]) for name, signal in found.items()},
     } | ({"spare": sorted(one.spare)} if one.spare else {})  # fmt: skip
     about = json.loads(json.dumps(about, default=lambda number: number.item()))  # numpy's
-    flat = () if mask is None else binding.flat(one, list(found.values()), first[0])
+    flat = binding.flat(one, list(found.values()), first[0], mask)
     found = {name: inside.filled(signal, units, mask, flat) for name, signal in found.items()}
     bounds = {name: one.bind(signal, isinstance(signal, Output), *first) for name, signal in found.items()}
     warned.of_few_positions(one, list(found.values()), *first)

@@ -33,11 +33,15 @@ def global_rng(seed: int, *names: str | int, device: torch.device | None = None)
     """Seed the global generators of torch, numpy and Python inside the block and put them back after it.
 
     Module constructors, dropout and the like draw from global generators and take no others; this is the one place
-    where kdutils touches them. `device` is a GPU whose generator counts too; other GPUs are seeded and not put back.
+    where kdutils touches them. `device` is a GPU whose generator counts too; those of other GPUs are left alone.
     """
     before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device is not None and device.type == "cuda" else []):
-        torch.manual_seed(derive(seed, *names))
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(derive(seed, *names))
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(derive(seed, *names))
         np.random.seed(derive(seed, *names) % 2**32)
         random.seed(derive(seed, *names))
         try:

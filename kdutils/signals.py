@@ -208,8 +208,8 @@ class Hidden(_Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.normalise not in ("sample", "position"):
-            raise ValueError(f"normalise must be one of ('sample', 'position'), not {self.normalise!r}")
+        checks.one_of("normalise", self.normalise, ("sample", "position"))
+        checks.number("scale", self.scale, above=0)
         if self.normalise == "position" and self.scale != 1:
             raise ValueError(f"normalise='position' undoes scale={self.scale}: leave it out, or normalise by 'sample'")
 

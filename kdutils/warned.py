@@ -115,17 +115,15 @@ def _most(h: torch.Tensor, counts: torch.Tensor) -> tuple[float, int, int]:
     return max(found)
 
 
-def of_padding(batch: Any, hidden: bool, outputs: torch.Tensor | None, look: bool) -> bool:
+def of_padding(batch: Any, values: Sequence[torch.Tensor], look: bool) -> bool:
     """Whether it warned: of a batch with padding that nothing leaves out, as no mask was named.
 
     Args:
-        hidden: whether a layer is matched at all positions.
-        outputs: those that come without labels, (batch, ..., classes).
+        values: what is matched at all positions, (batch, ..., units).
         look: whether to look at a mask on a GPU, which waits for it.
     """
     marks = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-    by_position = hidden or (outputs is not None and outputs.dim() > 2)
-    if not by_position or not isinstance(marks, torch.Tensor) or marks.dim() != 2:
+    if all(value.dim() < 3 for value in values) or not isinstance(marks, torch.Tensor) or marks.dim() != 2:
         return False
     if not (look or marks.device.type == "cpu") or bool((marks != 0).all()):
         return False

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from kdutils import checks, losses, seeding, source
+from kdutils import checks, inside, losses, seeding, source
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
@@ -184,11 +184,10 @@ class _Loop:
         self.part = stage.signal if own else getattr(stage.signal, "teacher", stage.signal)
         self.bound = outside.heard(self.part, lambda: stage.signal.bind(students, x, y))
         moving = {n: p for n, p in students.parameters.items() if n not in students.frozen}
-        own = {n: p for n, p in moving.items() if not stage.only or n.startswith(stage.only)}
+        own = {n: p for n, p in moving.items() if not stage.only or inside.under(n, stage.only)}
         if not own:
-            known = ", ".join(moving) or "none: all of them are frozen"
-            wanted = f"whose name starts with one of {stage.only}" if stage.only else "to train"
-            raise ValueError(f"the student has no parameter {wanted}; those that may move are {known}")
+            frozen = "the student has no parameter to train: all of them are frozen"
+            raise ValueError(inside.unnamed(moving, stage) or frozen)
         self.trainable = {**own, **self.bound.parameters}
         self.update = self.optimiser.start(self.trainable, self.rates, first, self.total)
         self.counted = False

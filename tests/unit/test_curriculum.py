@@ -87,15 +87,18 @@ def test_only_the_last_stage_may_be_open() -> None:
         Curriculum("x", (Stage(Labels(), 3), OPEN, Stage(Labels(), 3)))
 
 
-@pytest.mark.parametrize("steps", [0, -4])
-def test_a_stage_needs_a_step(steps: int) -> None:
-    with pytest.raises(ValueError, match=f"stage 1 of 'x' has {steps} steps; it needs at least one"):
+@pytest.mark.parametrize("steps", [0, -4, 2.5, True, float("nan")])
+def test_a_stage_needs_a_step(steps: Any) -> None:
+    with pytest.raises(ValueError, match=f"steps of stage 1 of 'x' must be a whole number from 1 on, not {steps}"):
         Curriculum("x", (Stage(Labels(), steps), OPEN))
 
 
 def test_a_curriculum_needs_a_stage() -> None:
-    with pytest.raises(ValueError, match="at least one stage"):
-        Curriculum("x", ())
+    for stages, found in (((), r"\(\)"), (OPEN, r"Stage\(signal"), ([OPEN, Labels()], "Labels"), (None, "None")):
+        with pytest.raises(
+            ValueError, match=f"'x' needs a tuple with at least one Stage, and Stages only, not {found}"
+        ):
+            Curriculum("x", stages)
 
 
 @pytest.mark.parametrize(("last", "total", "needed"), [(None, 10, 11), (None, 3, 11), (5, 14, 15), (5, 9, 15)])

@@ -52,6 +52,67 @@ class Halved(Held):
         return super().noted(half(z))
 
 
+def first_of(network: nn.Module) -> float:
+    return network.scales[0]
+
+
+class Scaled(nn.Module):
+    """Reads numbers in ways that are not `self.name` in its own `forward`, and has methods that no pass calls."""
+
+    def __init__(self, scale: float, way: str) -> None:
+        super().__init__()
+        self.first, self.scale, self.scales, self.way, self.last = linear(0), scale, [scale], way, {}
+        self.settings = SimpleNamespace(), Settings(scale, "")
+        self.blocks = nn.Sequential(Block(self.settings[1]))
+
+    def rescale(self, scale: float) -> None:
+        self.scale = scale
+
+    @property
+    def held(self) -> float:
+        return self.scales[0]
+
+    @torch.no_grad()
+    def decorated(self) -> float:
+        return self.scales[0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.last["z"] = self.first(x) * self.scale
+        match self.way:
+            case "helper":
+                return self.first(x) * first_of(self)
+            case "property":
+                return self.first(x) * self.held
+            case "decorated":
+                return self.first(x) * self.decorated()
+            case "getattr":
+                return self.first(x) * getattr(self, "scales")[0]  # noqa: B009
+            case "part":
+                return self.blocks(x) if self.settings[1].folder == "" else x
+        return self.last["z"]
+
+
+class Block(nn.Module):
+    def __init__(self, settings: Any) -> None:
+        super().__init__()
+        self.first, self.settings = linear(0), settings
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x) * self.settings.heat
+
+
+@dataclass(eq=False)
+class Fielded(nn.Module):
+    width: int
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.first = linear(self.width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x)
+
+
 Named = type("Halved", (Held,), {"noted": lambda self, z: half(half(z)), "__qualname__": "Halved"})
 PAIRS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "tensor": lambda: (Held(torch.tensor(1.0)), Held(torch.tensor(9.0))),
@@ -60,6 +121,11 @@ PAIRS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "networks in a list": lambda: (Held([linear(1)]), Held([linear(2)])),
     "networks in a dict": lambda: (Held({"a": linear(1)}), Held({"a": linear(2)})),
     "what a method does": lambda: (Halved(1), Named(1)),
+    "a dataclass": lambda: (Fielded(5), Fielded(6)),
+    **{
+        way: lambda way=way: (Scaled(1.0, way), Scaled(9.0, way))
+        for way in ("method that sets it", "helper", "property", "decorated", "getattr", "part")
+    },
 }
 
 
@@ -74,6 +140,35 @@ def test_teachers_that_differ_are_told_apart(pair: str, tmp_path: Path) -> None:
     recorded.plan(tmp_path, of=curriculum.one_shot(one))
     with pytest.raises(ValueError, match="targets of another plan, teacher or data set"):
         recorded.plan(tmp_path, of=curriculum.one_shot(two))
+
+
+def test_what_no_pass_does_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method for plots, say, that is written between two trainings."""
+    before = fingerprint(Halved(1))
+    for name, more in {"plot": lambda self: None, "extra_repr": lambda self: "", "colour": "green"}.items():
+        monkeypatch.setattr(Halved, name, more, raising=False)
+    assert fingerprint(Halved(1)) == before
+    monkeypatch.setattr(Halved, "noted", Named.noted)
+    assert fingerprint(Halved(1)) != before
+
+
+def test_a_stream_is_told_by_its_being_there() -> None:
+    class Drawing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.stream = linear(0), torch.Generator()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x) + torch.rand(1, generator=self.stream)
+
+    before = fingerprint(network := Drawing())
+    network(torch.randn(2, 6))
+    assert fingerprint(network) == before
+
+
+def test_what_cannot_be_read_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Linear cannot be told apart from others like it: .* on the meta device"):
+        fingerprint(nn.Linear(6, 5, device="meta"))
 
 
 def test_of_a_configuration_counts_what_is_read() -> None:
