@@ -212,7 +212,8 @@ def _same_plan(module: Drawn, state: Mapping[str, Any], prefix: str, *_: Any) ->
 
 
 def _parts(bounds: list[Bound], kind: str) -> dict[str, Any]:
-    return {f"{i}/{name}": value for i, bound in enumerate(bounds) for name, value in getattr(bound, kind).items()}
+    found = ((f"{i}/{name}", value) for i, bound in enumerate(bounds) for name, value in getattr(bound, kind).items())
+    return {name.replace(".", "/"): value for name, value in found}  # a buffer's name has no dots
 
 
 def flat(one: One, signals: Sequence[Signal], x: Any, mask: Any) -> set[str]:

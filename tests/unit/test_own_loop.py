@@ -88,6 +88,72 @@ def test_teachers_of_any_signal_are_quiet(inside: bool) -> None:
     refused(lambda: host(student := small(), Stage(Squares(student))), "the teacher is the student itself")
 
 
+@dataclass(frozen=True)
+class Adapted(Squares):
+    """Learns a network of its own beside the student, or a part of the student's."""
+
+    adapter: nn.Module
+
+    def bind(self, students: Any, x: Any, y: Any = None) -> Bound:
+        bound = super().bind(students, x, y)
+        learned = {
+            name: p for name, p in self.adapter.named_parameters() if p not in set(students.skeleton.parameters())
+        }
+        return Bound(bound.reads, bound.target, lambda v, w: bound.loss({"": self.adapter(v[""])}, w), learned)
+
+
+def test_networks_that_a_signal_trains_are_no_teachers() -> None:
+    teacher, student = small(16, 1).train(), small()
+    adapter = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
+    host(student, Stage(Adapted(teacher, adapter)))
+    assert adapter.training and not teacher.training
+    shared = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3))
+    host(shared, Stage(Adapted(teacher, shared[1])))(X, Y, 0).backward()
+    assert shared[1].weight.grad is not None and shared[1].training
+
+
+@dataclass(eq=False)
+class Fielded(nn.Module):
+    width: int
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.net = small(self.width)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"last_hidden_state": self.net(x)}
+
+
+def test_networks_of_ones_own_may_be_dataclasses_and_name_their_outputs() -> None:
+    teacher = Fielded(16)
+    with torch.no_grad():
+        teacher.net[0].weight.mul_(2)
+    student = Fielded(6)
+    loss = host(student, curriculum.one_shot(teacher))(X, None, 0)
+    wanted = losses.distillation_loss(*(network(X)["last_hidden_state"] for network in (student, teacher)))
+    torch.testing.assert_close(loss, wanted)
+
+
+def test_a_mask_of_samples_leaves_samples_out() -> None:
+    class Kept(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.net = small(width)
+
+        def forward(self, x: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+            return self.net(x)
+
+    student, teacher, keep = Kept(6), Kept(16), torch.arange(32) % 2 == 0
+    plan = Curriculum("p", (Stage(Hidden(teacher, "net.1", "net.1")),))
+    for mask in ("keep", lambda batch: batch["keep"]):
+        distiller = host(student, plan, calibration={"x": X, "keep": keep}, mask=mask)
+        one, two = (
+            distiller({"x": torch.where(keep[:, None], X, by * X), "keep": keep}, None, step)
+            for step, by in enumerate((1, 100))
+        )
+        torch.testing.assert_close(one, two)
+
+
 def test_a_signal_of_ones_own_reads_mappings() -> None:
     class Named(nn.Module):
         def __init__(self, width: int) -> None:
@@ -232,6 +298,12 @@ def test_padding_that_counts_is_told_once() -> None:
     assert found(tokens(0)) == found(tokens(3), mask="attention_mask") == []
     outputs, y = curriculum.one_shot(teacher), torch.ones(16, LENGTH, dtype=torch.long)
     assert len(found(tokens(3), outputs)) == 1 and found(tokens(3), outputs, y) == []
+    pooled = host(built(lambda: Pooled(6)), Stage(Hidden(built(lambda: Pooled(16), 1), "pooler", "pooler")),
+                  calibration=tokens(3))  # fmt: skip
+    assert not warned(lambda: pooled(tokens(3), None, 0)), "the layer has no positions"
+    distiller = host(built(lambda: Language(6)), plan, calibration=tokens(3))
+    assert [len(warned(lambda: distiller.evaluate(tokens(3), None, 0))) for _ in range(2)] == [1, 1]
+    assert len(warned(lambda: steps(distiller, tokens(3)))) == 1, "evaluating changes nothing"
 
 
 def after_first(batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -289,6 +361,11 @@ def test_what_is_refused_with_one_clear_line() -> None:
         (lambda: host(small(), Stage(teacher)), "stage 1 matches a Sequential, which is no signal: say Output"),
         (lambda: host(small(), Stage(Labels)), "stage 1 matches Labels, which is no signal"),
         (lambda: host(small(), Stage(WeightedSum((Labels(), Output(teacher))))), r"needs pairs \(weight, signal\)"),
+        (
+            lambda: host(small(), curriculum.joint(teacher, float("nan"), "1", "1")),
+            "stage 1: a weight .* finite number",
+        ),
+        (lambda: Hidden(teacher, "1", "1", scale=float("nan")), "scale must be a finite number above 0, not nan"),
         (lambda: whole(X, Y + 1, 0), "label 3 is none of the student's classes, 0 to 2"),
         (lambda: whole(X[:0], Y[:0], 0), "the batch is empty: it has no samples"),
         (lambda: whole({1, 2}, Y, 0), "the batch must be a tensor, a mapping .* or a tuple, not a set"),

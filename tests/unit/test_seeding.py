@@ -47,6 +47,14 @@ def test_global_rng_is_put_back() -> None:
         assert not torch.equal(torch.rand(3), first)
 
 
+def test_global_rng_leaves_other_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("all GPUs are seeded"))
+    with seeding.global_rng(0, "init"):
+        first = torch.rand(3)
+    torch.random.default_generator.manual_seed(seeding.derive(0, "init"))
+    assert torch.equal(torch.rand(3), first)
+
+
 def test_global_rng_is_put_back_after_an_error() -> None:
     before = torch.get_rng_state()
     with pytest.raises(KeyError), seeding.global_rng(0, "init"):
