@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from kdutils import checks, fingerprints, fitting, inside, reading, warned
 from kdutils.curriculum import Stage
@@ -27,12 +25,16 @@ class One:
     """
 
     def __init__(self, student: nn.Module, seed: int, vocabulary: int | None = None) -> None:
+        if torch.is_inference_mode_enabled():
+            raise ValueError(
+                "what is built in torch.inference_mode() cannot be trained: build it outside of that block"
+            )
         self.skeleton, self.seeds = student, (int(seed),)
         self.vocabulary = None if vocabulary is None else checks.count("vocabulary", vocabulary)
         first = next(student.parameters(), None)
         if first is None:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
-        self.device = first.device
+        self.device = _there(student, "student")
         self.stage, self.paths, self.seen, self.rows = -1, {}, {}, None
         self.mask, self.marks, self.unmarked, self.sharing, self.spare = None, None, False, {}, set()
         self.looked = False  # at the entries of a mask, which waits for a GPU: once
@@ -58,6 +60,10 @@ class One:
             if path == reading.OUTPUT and self.vocabulary and self.vocabulary > values.shape[-1]:
                 raise ValueError(f"the student's output has {values.shape[-1]} classes, vocabulary={self.vocabulary}")
             return self.cut(values, path).shape
+        except (IndexError, RuntimeError) as error:
+            told = f"{type(self.skeleton).__name__} cannot read the first and the last sample of the calibration"
+            advice = "are there more ids or positions than it knows, or entries that do not hold their samples first?"
+            raise ValueError(f"{told} ({str(error).splitlines()[0]}): {advice}") from error
         except TypeError as error:
             if not isinstance(read, tuple | list) or len(read) < 2 or "argument" not in str(error):
                 raise
@@ -74,12 +80,11 @@ class One:
         if not isinstance(network, nn.Module):
             raise ValueError(f"a teacher must be a torch module, not a {type(network).__name__}")
         checks.readable(network)
+        _there(network, "teacher")
         warned.of_starts(self.skeleton, network) if fitting.two_sided(self.skeleton) else None
         own, theirs = ({id(module): name for name, module in net.named_modules()} for net in (self.skeleton, network))
-        if id(network) in own or id(self.skeleton) in theirs:
-            raise ValueError(
-                "the teacher is the student itself, a part of it, or its whole: give a copy (copy.deepcopy)"
-            )
+        if id(self.skeleton) in theirs:
+            raise ValueError("the teacher is the student itself, or its whole: give a copy (copy.deepcopy)")
         moving = {id(p): name for name, p in self.skeleton.named_parameters() if p.requires_grad}
         both = [module for module in network.modules() if id(module) in own and isinstance(module, _WITH_A_MODE)]
         shared = [moving[id(p)] for p in network.parameters() if id(p) in moving] + [own[id(module)] for module in both]
@@ -144,10 +149,13 @@ class One:
     def _pass(self, teacher: nn.Module, x: Any, paths: tuple[str, ...], state: Any = None) -> dict[str, torch.Tensor]:
         """A pass of a teacher in eval mode; parts that are the student's, too, come back in the mode they were in."""
         common = self.sharing.get(id(teacher), ())
-        before = checks.in_eval_mode(teacher) if common or teacher.training else []
+        training = any(module.training for module in teacher.modules())
+        before = checks.in_eval_mode(teacher) if common or training else []
+        read = inside.given(teacher, inside.first(x), self.spare | inside.taken(self.skeleton)[0])
+        fitting.decodes(teacher, read, paths)
         try:
             with checks.uncached(teacher):
-                return reading.outputs_at(teacher, inside.given(teacher, inside.first(x), self.spare), paths, state)
+                return reading.outputs_at(teacher, read, paths, state)
         except IndexError as error:
             advice = "has it as many ids (vocabulary, positions) as the student?"
             raise ValueError(
@@ -155,6 +163,27 @@ class One:
             ) from error
         finally:
             checks.restored([(module, mode) for module, mode in before if id(module) in common])
+
+
+def _there(network: nn.Module, whose: str) -> torch.device:
+    """The device of a network's first parameter; ValueError for one whose numbers are nowhere."""
+    if any(tensor.is_meta for tensor in chain(network.parameters(), network.buffers())):
+        raise ValueError(f"the {whose}, a {type(network).__name__}, is on the meta device: load its weights before")
+    return next(network.parameters(), torch.empty(0)).device
+
+
+@contextmanager
+def still(student: nn.Module) -> Iterator[None]:
+    """A block in eval mode, without a gradient; what passes change of buffers there, as observers do, comes back."""
+    before, held = checks.in_eval_mode(student), [(buffer, buffer.clone()) for buffer in student.buffers()]
+    with torch.no_grad():
+        try:
+            yield
+        finally:
+            checks.restored(before)
+            for buffer, value in held:
+                if buffer.shape == value.shape and not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 class Drawn(nn.Module):
@@ -185,6 +214,9 @@ class Drawn(nn.Module):
             if (new.dtype, new.device.type) == (old.dtype, old.device.type) and new.device.index in (0, None):
                 self._buffers[name] = old
         return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a Distiller is not saved whole: save its state_dict(), and load that into one built anew")
 
     def intact(self, bounds: list[Bound]) -> bool:
         """Whether the losses still read the tensors that are held here."""
@@ -222,28 +254,6 @@ def flat(one: One, signals: Sequence[Signal], x: Any, mask: Any) -> set[str]:
     found = {path for path in paths if len(one.shape_at(path, reading.two(x))) == 2}
     marks = inside.masked(mask, x) if found else None
     return set() if isinstance(marks, torch.Tensor) and marks.dim() == 2 else found  # a mask of samples is of them
-
-
-@torch.no_grad()
-def shifts(student: nn.Module, batch: Mapping[str, Any]) -> bool | None:
-    """Whether a student's own loss of a batch takes the label of the next position; None, where that does not tell."""
-    labels = batch.get("labels")
-    if "labels" not in inspect.signature(student.forward).parameters or not isinstance(labels, torch.Tensor):
-        return None
-    before = checks.in_eval_mode(student)
-    try:
-        output = student(**batch)
-    except Exception:  # a plan that does not ask for it does not need it
-        return None
-    finally:
-        checks.restored(before)
-    own, z = getattr(output, "loss", None), getattr(output, "logits", None)
-    if own is None or z is None or labels.dim() != 2 or z.shape[:-1] != labels.shape or z.shape[-1] <= labels.max():
-        return None
-    each = ((z[:, :-1], labels[:, 1:]), (z, labels))
-    found = (cross_entropy(z.flatten(0, 1).float(), y.flatten()) for z, y in each)
-    shifted, plain = ((own.float() - loss).abs() for loss in found)
-    return bool(shifted < plain) if min(shifted, plain) < 0.1 * max(shifted, plain) else None
 
 
 class Only:

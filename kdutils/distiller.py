@@ -188,12 +188,10 @@ class Distiller(nn.Module):
         """
         now, self._now, told = self._now, self.stage_at(step), (self._warned, self._one.looked)
         streams = [(stream, stream.get_state()) for stream in self._bounds[self._now].generators.values()]
-        before = checks.in_eval_mode(self.student)
         try:
-            with torch.no_grad(), seeding.global_rng(0, device=self._one.device):
+            with binding.still(self.student), seeding.global_rng(0, device=self._one.device):
                 return self._loss(batch, labels, step, rows)
         finally:
-            checks.restored(before)
             for stream, state in streams:
                 stream.set_state(state)
             self._now, (self._warned, self._one.looked) = now, told
@@ -210,7 +208,7 @@ class Distiller(nn.Module):
         look = first or step % PATIENCE == 0
         if not self._agreed:
             self._agree()
-        if first and reading.OUTPUT in bound.reads:
+        if first and reading.OUTPUT in bound.reads and not fitting.two_sided(self.student):
             warned.of_labels(batch, labels, self._labels[self._now])
         self._one.enter(self._now)
         self._one.rows = rows
@@ -248,7 +246,7 @@ class Distiller(nn.Module):
         if outputs is None:
             return
         if self._classes[self._now]:
-            checks.not_probabilities(outputs, "student") if first else None
+            checks.not_probabilities(outputs, "student") if first or not self.student.training else None
             checks.fitting(outputs.shape, labels if what == "labels" else None, False, first)
         if not (self._labels[self._now] or outputs.dim() > 2):
             return

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdutils import checks, identity, source
+from kdutils import checks, identity, reading, source
 from kdutils.curriculum import Stage
 
 _OF_THE_HUB = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache",
@@ -50,6 +50,8 @@ def described(thing: Any) -> str:
     if is_dataclass(thing) and not isinstance(thing, type | nn.Module):
         parts = [f"{f.name}={described(getattr(thing, f.name))}" for f in fields(thing) if f.name != "name"]
         return f"{type(thing).__name__}({', '.join(parts)})"
+    if isinstance(thing, nn.Module):
+        thing = reading._inside(thing)
     if isinstance(thing, tuple | list):
         return f"({', '.join(map(described, thing))})"
     if thing is None or isinstance(thing, bool | int | float | str):
@@ -126,8 +128,7 @@ class _Look(identity.Walk):
         return {"generator": ""} if isinstance(thing, torch.Generator) else super().record(thing, where)
 
     def network(self, thing: nn.Module, where: str) -> dict[str, Any]:
-        if type(thing).__module__ == "torch._dynamo.eval_frame":  # what torch.compile makes
-            thing = thing._orig_mod
+        thing = reading._inside(thing)  # of torch.compile and its like
         if type(thing) not in self.kinds:  # found in what is no network
             self.know(thing)
         held = {n: v for n, v in vars(thing).items() if n not in identity._NOT_OF_A_NETWORK}
@@ -136,7 +137,11 @@ class _Look(identity.Walk):
         thing._save_to_state_dict(state, "", False)  # its own part, packed weights of quantised layers among it
         state.pop("_extra_state", None)
         parts = [self.named(part.items(), "", "") for part in (thing._modules, state)]
-        return {"is": self.value(type(thing), where), "parts": parts} | self.attributes(thing, held)
+        hooks = [self.values(vars(thing)[table].values(), where) for table in ("_forward_pre_hooks", "_forward_hooks")]
+        more = {"hooks": hooks} if any(hooks) else {}
+        if isinstance(thing, torch.fx.GraphModule):
+            more["graph"] = thing.code
+        return {"is": self.value(type(thing), where), "parts": parts} | more | self.attributes(thing, held)
 
     def tensor(self, thing: torch.Tensor, where: str) -> dict[str, Any]:
         return {"tensor": _numbers(thing)}
@@ -162,13 +167,18 @@ class _Look(identity.Walk):
         return {} if isinstance(thing, torch.device) else super().object(thing, where)
 
     def attributes(self, thing: Any, held: Mapping[str, Any]) -> dict[str, Any]:
-        network, (stored, touched) = isinstance(thing, nn.Module), self.changed.get(type(thing), ((), ()))
+        network, (stored, touched) = isinstance(thing, nn.Module), self.changed.get(type(thing), (set(), set()))
         kept = {}
         for name, value in held.items():
             plain = isinstance(value, _PLAIN)
             place = isinstance(value, str) and value.startswith(("cpu", "cuda", "mps"))
             counts = name in self.names or (plain and name[0] != "_" if network else self.whole)
-            if counts and not place and name not in stored and (plain or name not in touched):
+            if (
+                counts
+                and not place
+                and name not in stored | {"gradient_checkpointing"}
+                and (plain or name not in touched)
+            ):
                 kept[name] = value
         return super().attributes(thing, kept)
 

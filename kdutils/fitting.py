@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -9,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+from torch.nn.functional import cross_entropy
 
 from kdutils import checks, fingerprints, inside, reading
 from kdutils.signals import Bound, Signal, WeightedSum
@@ -30,7 +33,8 @@ def _proper(signal: Any, where: str) -> None:
         if not isinstance(term, tuple | list) or len(term) != 2:
             needed = "pairs (weight, signal), as ((0.5, Labels()), (0.5, Output(teacher)))"
             raise ValueError(f"{where}: a WeightedSum needs {needed}, not a {type(term).__name__}")
-        checks.number(f"{where}: a weight of its WeightedSum", term[0])
+        if not isinstance(term[0], torch.Tensor):  # one that is learned
+            checks.number(f"{where}: a weight of its WeightedSum", term[0])
         _proper(term[1], where)
 
 
@@ -61,8 +65,11 @@ def decoder_inputs(network: nn.Module) -> tuple[Callable[[Any], Any] | None, boo
 
     Classifiers, and models without a head, have a way of their own.
     """
-    make = getattr(network, "prepare_decoder_input_ids_from_labels", None)
+    make, config = getattr(network, "prepare_decoder_input_ids_from_labels", None), getattr(network, "config", None)
     of_ids = getattr(network, "main_input_name", "input_ids") == "input_ids" or not network.can_generate()
+    shift = getattr(sys.modules.get(type(network).__module__), "shift_tokens_right", None)  # as Whisper's forward does
+    if make is None and not of_ids and shift is not None:
+        make = partial(shift, pad_token_id=config.pad_token_id, decoder_start_token_id=config.decoder_start_token_id)
     return make, make is not None or not of_ids
 
 
@@ -75,8 +82,10 @@ def decodes(network: nn.Module, batch: Any, reads: Sequence[str]) -> None:
         return
     make, needed = decoder_inputs(network)
     if needed and not any(name.startswith("decoder_input") for name in inside.names(batch)):
-        advice = "put student.prepare_decoder_input_ids_from_labels(labels) there" if make else "put them there"
-        raise ValueError(f"an encoder-decoder needs decoder_input_ids in its batches, and the calibration: {advice}")
+        way = getattr(make, "__name__", "shift_tokens_right of its module")
+        advice = f"make them of the labels ({way})" if make else "put them there"
+        told = f"a {type(network).__name__} needs decoder_input_ids in its batches, and the calibration"
+        raise ValueError(f"{told}, as all encoder-decoders: {advice}")
 
 
 @contextmanager
@@ -119,6 +128,28 @@ def _says_where_not(name: Any) -> None:
     if isinstance(name, str) and name.endswith("key_padding_mask"):
         advice = f"say mask=lambda batch: ~batch[{name!r}]"
         raise ValueError(f"a {name} is True where there is padding, and a mask where positions count: {advice}")
+
+
+@torch.no_grad()
+def shifts(student: nn.Module, batch: Mapping[str, Any]) -> bool | None:
+    """Whether a student's own loss of a batch takes the label of the next position; None, where that does not tell."""
+    labels = batch.get("labels")
+    if "labels" not in inspect.signature(student.forward).parameters or not isinstance(labels, torch.Tensor):
+        return None
+    before = checks.in_eval_mode(student)
+    try:
+        output = student(**batch)
+    except Exception:  # a plan that does not ask for it does not need it
+        return None
+    finally:
+        checks.restored(before)
+    own, z = getattr(output, "loss", None), getattr(output, "logits", None)
+    if own is None or z is None or labels.dim() != 2 or z.shape[:-1] != labels.shape or z.shape[-1] <= labels.max():
+        return None
+    each = ((z[:, :-1], labels[:, 1:]), (z, labels))
+    found = (cross_entropy(z.flatten(0, 1).float(), y.flatten()) for z, y in each)
+    shifted, plain = ((own.float() - loss).abs() for loss in found)
+    return bool(shifted < plain) if min(shifted, plain) < 0.1 * max(shifted, plain) else None
 
 
 def processes(plan: str, bounds: Sequence[Bound], only: bool) -> None:

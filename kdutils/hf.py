@@ -18,7 +18,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-from kdutils import binding, fitting, hosted, inside, recorded, seeding
+from kdutils import fitting, hosted, inside, recorded, seeding
 from kdutils.curriculum import Curriculum
 from kdutils.hosted import ROW
 from kdutils.losses import IGNORE
@@ -93,7 +93,7 @@ class CurriculumTrainer(Trainer):
         causal = any(kind.__name__ in CAUSAL.values() for kind in type(inner).__mro__)
         self.shift_labels = causal and not self.two_sided if shift_labels is None else shift_labels
         if shift_labels is None and self.train_dataset is not None and not self.is_fsdp_enabled:
-            own = binding.shifts(inner, self._prepare_input(self._first_rows(4)))
+            own = fitting.shifts(inner, self._prepare_input(self._first_rows(4)))
             self.shift_labels = self.shift_labels if own is None else own
         batch, labels = self._asked(self._first_rows()) if calibration is None else (calibration, None)
         whole = isinstance(labels, torch.Tensor) and not labels.is_floating_point()

@@ -108,7 +108,7 @@ def recorded(thing: Any) -> list[Any]:
     return [thing] if hasattr(thing, "targets") else [found for part in inner for found in recorded(part)]
 
 
-def given(network: nn.Module, batch: Any, spare: set[str]) -> Any:
+def given(network: nn.Module, batch: Any, spare: Collection[str]) -> Any:
     """A batch without the `spare` entries that a network cannot take."""
     if not spare or not isinstance(batch, Mapping):
         return batch

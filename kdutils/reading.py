@@ -26,9 +26,7 @@ from kdutils.losses import asked, check_classes
 OUTPUT = ""  # the path of a module in itself (`nn.Module.get_submodule("")`): the network's own output
 CHOICES = ("all", "asked", "tokens")
 Positions = Callable[[Any], torch.Tensor]  # inputs (seeds, batch, ...) -> True where a position counts
-_LAST = (
-    "let `forward` return its classes last (outputs.movedim(1, -1)), and give labels, which tell (or units, if hidden)"
-)
+_LAST = "let `forward` return its classes last (outputs.movedim(1, -1)), and give labels, which tell (or units)"
 _WRAPPED = ("_orig_mod", "module")  # what torch.compile, nn.DataParallel and their like call the network inside
 _MAPS = {"batchnorm", "channelshuffle", "conv", "flatten", "fold", "instancenorm", "padding", "pixelshuffle", "pooling",
          "upsampling"}  # fmt: skip  # files of torch.nn.modules whose modules put channels before positions
@@ -48,8 +46,10 @@ def each(function: Callable[[torch.Tensor], Any], x: Any) -> Any:
 
 
 def two(x: Any) -> Any:
-    """The first sample and the last of a batch (seeds, batch, ...)."""
-    return each(lambda t: t if t.dim() < 2 else t[:, [0, -1]], x)
+    """The first sample and the last of a batch (seeds, batch, ...); entries of another length than the first stay."""
+    sizes: list[int] = []
+    each(lambda t: sizes.append(t.shape[1]) if t.dim() > 1 else None, x)
+    return each(lambda t: t[:, [0, -1]] if t.dim() > 1 and t.shape[1] == sizes[0] else t, x)
 
 
 def _inside(module: nn.Module) -> nn.Module:

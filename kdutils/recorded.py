@@ -248,8 +248,7 @@ def _targets(
         if not isinstance(found[name], Output):
             kept[f"{name}/values"] = values.half().cpu()
             if found[name].positions != "all":
-                full = torch.ones(values.shape[:-1], dtype=torch.bool) if mask is None else mask[0].cpu()
-                kept[f"{name}/mask"] = full
+                kept[f"{name}/mask"] = (torch.ones_like(values[..., 0]) if mask is None else mask[0]).bool().cpu()
             if not kept[f"{name}/values"].isfinite().all():
                 raise ValueError(f"a target of {found[name]} is no finite number in half precision")
             continue
@@ -258,10 +257,11 @@ def _targets(
         classes = values.shape[-1]
         kept[f"{name}/classes"] = torch.full((len(values),), classes)
         if top_k is not None and top_k < classes - 1:
-            values, ids = values.topk(top_k, -1)
+            every, (values, ids) = values, values.topk(top_k, -1)
             kept[f"{name}/ids"] = ids.to(torch.uint16 if classes <= 2**16 else torch.int32).cpu()
             rest = (1 - values.double().exp().sum(-1, keepdim=True)).clamp_min(1e-9).log()
-            values = torch.cat([values, rest.to(values.dtype)], -1)
+            out = every.scatter(-1, ids, -torch.inf).amax(-1, keepdim=True) <= torch.finfo(every.dtype).min
+            values = torch.cat([values, rest.masked_fill(out, -torch.inf).to(values.dtype)], -1)  # all others ruled out
         kept[f"{name}/log_p"] = values.half().cpu()
     return kept
 

@@ -200,11 +200,11 @@ def patches(kind: type) -> dict[str, Any]:
 
 
 def attention(network: Any) -> Any:
-    """The attention of the reader's own that a model of transformers finds by its name."""
-    registry = getattr(sys.modules.get("transformers.modeling_utils"), "ALL_ATTENTION_FUNCTIONS", {})
+    """The attention, and its mask, of the reader's own that a model of transformers finds by their name."""
     name = getattr(getattr(network, "config", None), "_attn_implementation", None)
-    found = registry.get(name) if isinstance(name, str) else None
-    return found if is_own(found) else None
+    tables = {"modeling_utils": "ALL_ATTENTION_FUNCTIONS", "masking_utils": "ALL_MASK_ATTENTION_FUNCTIONS"}
+    held = (getattr(sys.modules.get(f"transformers.{file}"), table, {}) for file, table in tables.items())
+    return tuple(f for table in held if isinstance(name, str) and is_own(f := table.get(name)))
 
 
 # ---- what it does ----

@@ -63,6 +63,8 @@ def key(settings: dict[str, Any]) -> str:
     cast = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
     modes += [f"{device} {torch.get_autocast_dtype(device)}" for device in cast]
     modes += [describe([*table.values()]) for table in _EVERYWHERE if table]
+    modes += map(describe, torch.overrides._get_current_function_mode_stack())
+    modes += map(describe, torch.utils._python_dispatch._get_current_dispatch_mode_stack())
     code = [source_hash(), describe(_touched()), torch.__version__]
     return hashlib.sha256(_text([settings, code, modes]).encode()).hexdigest()[:20]
 

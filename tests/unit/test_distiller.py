@@ -484,7 +484,8 @@ def test_a_student_that_shares_with_its_teacher_is_refused(wrapped: bool) -> Non
     teacher.get_parameter(first).requires_grad_(False)
     host(frozen, curriculum.one_shot(seen))  # what nobody trains may be shared
     refused(
-        lambda: host(teacher, curriculum.one_shot(nn.Sequential(teacher))), "the teacher is the student itself, a part"
+        lambda: host(teacher, curriculum.one_shot(nn.Sequential(teacher))),
+        "the teacher is the student itself, or its whole",
     )
 
 

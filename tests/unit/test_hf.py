@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 from transformers import TrainingArguments
 
-from kdutils import binding, curriculum, fingerprints, inside, recorded, seeding
+from kdutils import curriculum, fingerprints, fitting, inside, recorded, seeding
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.distiller import Distiller
 from kdutils.hf import CurriculumTrainer
@@ -307,8 +307,8 @@ def test_a_student_that_rounds_is_shifted_as_in_float32(tmp_path: Path) -> None:
     """A fresh network says nearly the same at every position: only unrounded losses tell."""
     for seed in range(6):
         student = built(llama, 8, 1, seed, words=2000).bfloat16()
-        assert binding.shifts(student, {"input_ids": (ids := torch.randint(2, 2000, (4, 64))), "labels": ids})
-    assert binding.shifts(Own(4), {"input_ids": ids, "labels": ids}) is None
+        assert fitting.shifts(student, {"input_ids": (ids := torch.randint(2, 2000, (4, 64))), "labels": ids})
+    assert fitting.shifts(Own(4), {"input_ids": ids, "labels": ids}) is None
 
 
 def test_a_plan_may_leave_labels_out_that_the_student_could_not_learn(tmp_path: Path) -> None:
@@ -474,7 +474,7 @@ def test_a_decoder_is_told_what_it_reads_in_a_loop_of_ones_own(make: Callable, l
     bare = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     whole = bare | {"decoder_input_ids": student.prepare_decoder_input_ids_from_labels(y)}
     encoder, decoder = (curriculum.extracted(teacher, [(p, p)], 2) for p in map(layer.format, ("encoder", "decoder")))
-    wrong = r"needs decoder_input_ids in its batches, and the calibration: put .*_from_labels\(labels\) there"
+    wrong = r"needs decoder_input_ids in its batches, and the calibration.*make them of the labels \(prepare_dec"
     for plan in (curriculum.from_labels(), curriculum.one_shot(teacher), decoder):
         with pytest.raises(ValueError, match=wrong):
             Distiller(student, plan, total=4, calibration=bare)
