@@ -115,13 +115,14 @@ class Distiller(nn.Module):
         self._one.teachers(signals, self._bounds)
         warned.of_few_positions(self._one, filled, x, y)
         warned.of_calls(student, signals, x, self._one.spare)
+        asked = [fingerprints.asked(self._one, bound, x, y) for bound in self._bounds]
         self._one.enter()
         self._built = dict(total=total, calibration=calibration, calibration_labels=calibration_labels, units=units,
                            mask=mask, vocabulary=vocabulary, seed=seed)  # fmt: skip
         matched = fingerprints.of_stages(plan.stages)
         warned.of_same_stages(signals, matched)
         steps = ["all later" if stage.steps is None else stage.steps for stage in plan.stages]
-        told = [f"{length} steps of {what}" for length, what in zip(steps, matched, strict=True)]
+        told = [f"{length} steps of {what}{more}" for length, what, more in zip(steps, matched, asked, strict=True)]
         told.append(f"seed {seed}, units {units}, mask {fingerprints.described(mask)}, vocabulary {vocabulary}")
         self.drawn = binding.Drawn("\n".join(told), self._bounds)
         self._now, self._whole, self._agreed = 0, None, False

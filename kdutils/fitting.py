@@ -163,8 +163,7 @@ def processes(plan: str, bounds: Sequence[Bound], only: bool) -> None:
     plans: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(plans, plan)
     for rank, theirs in enumerate(plans):
-        if theirs != plans[0]:
-            found = fingerprints.difference(theirs, plans[0])
+        if found := fingerprints.difference(theirs, plans[0]):
             raise ValueError(f"process {rank} has another curriculum than process 0: {found}")
     if only:
         raise ValueError("stages that move only some parameters (`only`) are for a single process")

@@ -6,7 +6,6 @@ classes are kept, and what the rest adds up to. A record fits one plan, width, s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +79,7 @@ def record(
     warned.of_few_positions(one, list(found.values()), *first)
     one.mask = mask
     about["shapes"] = [list(t.shape) for bound in bounds.values() for t in bound.tensors.values()]
+    about["asked"] = {name: fingerprints.asked(one, bound, *first) for name, bound in bounds.items()}
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / shards.ABOUT).exists():
         about["shards"] = shards.same(shards.read(folder), about, folder)["shards"]
@@ -96,8 +96,7 @@ def record(
             continue
         parts = [_targets(one, bounds, found, top_k, *read(start, i))
                  for i in range(start, min(start + shard, len(rows)), batch)]  # fmt: skip
-        shards.write(folder / name, safetensors.torch.save(shards.joined(parts)))
-        about["shards"][name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        about["shards"][name] = shards.write(folder / name, safetensors.torch.save(shards.joined(parts)))
         shards.write(folder / shards.ABOUT, json.dumps(about, indent=1).encode())
 
 
@@ -105,7 +104,8 @@ def plan(folder: str | os.PathLike[str], of: Curriculum | None = None) -> Curric
     """The curriculum that was recorded in `folder`, without a teacher in memory; steps then need `rows`.
 
     Args:
-        of: the live plan, if it is at hand: ValueError unless the record is of this very plan and its teachers.
+        of: the live plan, if it is at hand: ValueError unless the record is of this very plan and its teachers, by
+            structure, configuration and numbers (what they say is compared when `record` is called again).
     """
     about, folder = shards.read(Path(folder)), Path(folder)
     if (done := len(about["shards"]) * about["shard"]) < about["rows"]:
@@ -129,12 +129,17 @@ def plan(folder: str | os.PathLike[str], of: Curriculum | None = None) -> Curric
 
 
 @dataclass(frozen=True)
-class RecordedLayer:
-    """`Hidden` or `Regressed`, of targets that were recorded under `key`."""
-
+class _Recorded:
     key: str
     about: str
     targets: shards.Targets
+
+    def __str__(self) -> str:
+        return f"{self.targets.about['leaves'][self.key]['told']}, recorded"
+
+
+class RecordedLayer(_Recorded):
+    """`Hidden` or `Regressed`, of targets that were recorded under `key`."""
 
     @property
     def student_layer(self) -> str:
@@ -164,17 +169,9 @@ class RecordedLayer:
 
         return Bound((layer,), target, loss, drawn.get("parameters", {}))
 
-    def __str__(self) -> str:
-        return f"{self.targets.about['leaves'][self.key]['told']}, recorded"
 
-
-@dataclass(frozen=True)
-class RecordedOutput:
+class RecordedOutput(_Recorded):
     """`Output`, of the likeliest classes: the divergence between them and one class that stands for all others."""
-
-    key: str
-    about: str
-    targets: shards.Targets
 
     def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
         spec, first = self.targets.about["leaves"][self.key], self.targets.shard(0)
@@ -202,9 +199,6 @@ class RecordedOutput:
             return losses.mean(losses.where(asked, compare, own, wanted, *more), asked)
 
         return Bound((reading.OUTPUT,), target, loss)
-
-    def __str__(self) -> str:
-        return f"{self.targets.about['leaves'][self.key]['told']}, recorded"
 
 
 RECORDED = (RecordedLayer, RecordedOutput)
@@ -286,7 +280,8 @@ def _tree(signal: Signal, found: dict[str, Signal], described: dict[str, str]) -
     if getattr(signal, "redraw", False) or getattr(signal, "share", 1) < 1:
         raise ValueError(f"{signal}: a target that changes while the student learns cannot be recorded")
     about = fingerprints.described(signal)
-    name = next((name for name, other in described.items() if other == about), f"t{len(found)}")
+    same = [n for n, other in described.items() if other == about and found[n].teacher is signal.teacher]
+    name = same[0] if same else f"t{len(found)}"
     found[name], described[name] = signal, about
     return name
 

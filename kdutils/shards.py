@@ -13,9 +13,9 @@ import safetensors
 import safetensors.torch
 import torch
 
-from kdutils import reading
+from kdutils import fingerprints, reading
 
-ABOUT, FORMAT = "about.json", 3
+ABOUT, FORMAT = "about.json", 4
 _ODD = 6_364_136_223_846_793_005, 2_685_821_657_736_338_717, 1_181_783_497_276_652_981
 
 
@@ -155,11 +155,13 @@ def _hashed(text: Any) -> int:
 
 def same(theirs: dict[str, Any], mine: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What is recorded, unless it is of something else."""
-    for key in mine.keys() - {"shards"}:
+    told = f"{folder} has targets of another plan, teacher or data set"
+    for key in mine.keys() - {"shards", "asked"}:
         if theirs.get(key) != mine[key]:
-            raise ValueError(
-                f"{folder} has targets of another plan, teacher or data set: {_where(theirs.get(key), mine[key])}"
-            )
+            raise ValueError(f"{told}: {_where(theirs.get(key), mine[key])}")
+    for name, asked in mine.get("asked", {}).items():
+        if found := fingerprints.difference(f"{name}{theirs['asked'][name]}", f"{name}{asked}"):
+            raise ValueError(f"{told}: {found}")
     return theirs
 
 
@@ -223,11 +225,12 @@ def complete(folder: Path) -> bool:
     return len(about["shards"]) * about["shard"] >= about["rows"]
 
 
-def write(path: Path, content: bytes) -> None:
-    """Wholly or not at all."""
+def write(path: Path, content: bytes) -> str:
+    """Wholly or not at all; the checksum that `intact` takes."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     with open(beside, "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
+    return hashlib.sha256(content).hexdigest()
