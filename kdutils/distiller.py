@@ -226,7 +226,7 @@ class Distiller(nn.Module):
             target = bound.target(x, y)
         self._one.enter()  # what teachers said is not held while the student runs
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
-        with checks.uncached(self.student):
+        with checks.uncached(self.student), warned.of_heads(self.student, first and reading.OUTPUT in reads):
             values = reading.outputs_at(self.student, inside.given(self.student, batch, self._one.spare), reads)
         marks = self._one.marks
         said = (labels, "labels") if marks is None else (marks[0], "a mask")

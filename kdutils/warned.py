@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -42,6 +42,27 @@ def of_calls(student: nn.Module, signals: Sequence[Signal], x: Any, spare: set[s
         for path, calls in _repeated(network, few, sorted(paths)).items():
             told = f"{path!r} of {type(network).__name__} is called {calls} times in a pass"
             warn(f"{told}: what it returns first is read")
+
+
+@contextmanager
+def of_heads(network: nn.Module, look: bool) -> Iterator[None]:
+    """A block that warns, if it shall look, of an output that is several tensors of one shape: the first alone learns.
+
+    Some networks with two heads return both of them in train mode, and their mean in eval mode.
+    """
+
+    def several(_: nn.Module, __: Any, output: Any) -> None:
+        shapes = [getattr(entry, "shape", None) for entry in output] if type(output) in (tuple, list) else []
+        if len(shapes) > 1 and shapes[0] is not None and shapes[0] == shapes[1]:
+            told = f"{type(network).__name__} returns {len(shapes)} outputs in train mode, of which the first is read"
+            warn(f"{told}: let `forward` return the one that counts, or their mean")
+
+    hook = network.register_forward_hook(several) if look else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 def _repeated(network: nn.Module, x: Any, paths: Sequence[str]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Models, batches and teachers as readers have them: read rightly, or refused with one clear line."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -115,6 +116,31 @@ def test_a_teacher_that_moves_is_read_as_it_is_now(name: str) -> None:
         for parameter in teacher.parameters():
             parameter.mul_(3)
     assert distiller.evaluate(X, None, 0) > 3 * before
+
+
+class Headed(nn.Module):
+    """Both heads in train mode and their mean in eval mode, as networks with a token for the teacher have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.one, self.two = small(3), nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        z = self.body(x)
+        return (self.one(z), self.two(z)) if self.training else (self.one(z) + self.two(z)) / 2
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_heads_that_do_not_learn_are_told_once(compiled: bool) -> None:
+    student = Headed()
+    distiller = host(torch.compile(student, backend="eager") if compiled else student, curriculum.one_shot(small(16)))
+    with pytest.warns(UserWarning, match=r"returns 2 outputs in train mode, of which the first is read: let `forward`"):
+        distiller(X, None, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distiller(X, None, 1)
+        distiller.evaluate(X, None, 1)
+    assert not student._forward_hooks
 
 
 class Modal(nn.Module):
