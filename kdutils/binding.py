@@ -34,7 +34,7 @@ class One:
         first = next(student.parameters(), None)
         if first is None:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
-        self.device = _there(student, "student")
+        self.device = _there(student)
         self.stage, self.paths, self.seen, self.rows = -1, {}, {}, None
         self.mask, self.marks, self.unmarked, self.sharing, self.spare = None, None, False, {}, set()
         self.looked = False  # at the entries of a mask, which waits for a GPU: once
@@ -80,7 +80,6 @@ class One:
         if not isinstance(network, nn.Module):
             raise ValueError(f"a teacher must be a torch module, not a {type(network).__name__}")
         checks.readable(network)
-        _there(network, "teacher")
         warned.of_starts(self.skeleton, network) if fitting.two_sided(self.skeleton) else None
         own, theirs = ({id(module): name for name, module in net.named_modules()} for net in (self.skeleton, network))
         if id(self.skeleton) in theirs:
@@ -165,11 +164,11 @@ class One:
             checks.restored([(module, mode) for module, mode in before if id(module) in common])
 
 
-def _there(network: nn.Module, whose: str) -> torch.device:
-    """The device of a network's first parameter; ValueError for one whose numbers are nowhere."""
-    if any(tensor.is_meta for tensor in chain(network.parameters(), network.buffers())):
-        raise ValueError(f"the {whose}, a {type(network).__name__}, is on the meta device: load its weights before")
-    return next(network.parameters(), torch.empty(0)).device
+def _there(student: nn.Module) -> torch.device:
+    """The device of its first parameter; ValueError for one whose numbers are nowhere."""
+    if any(tensor.is_meta for tensor in chain(student.parameters(), student.buffers())):
+        raise ValueError(f"the student, a {type(student).__name__}, is on the meta device: load its weights before")
+    return next(student.parameters(), torch.empty(0)).device
 
 
 @contextmanager

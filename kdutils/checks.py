@@ -275,13 +275,13 @@ def uncached(network: nn.Module) -> Iterator[None]:
 
 
 def readable(network: nn.Module) -> None:
-    """Refuse a network whose layers and attributes nobody sees any more."""
-    exported = any(base.__module__.startswith("torch.export") for base in type(network).__mro__)
+    """Refuse a teacher whose layers, attributes or numbers nobody sees."""
+    what, exported = type(network).__name__, any(b.__module__.startswith("torch.export") for b in type(network).__mro__)
     if exported or any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         maker = "torch.export" if exported else "torch.jit"
-        raise ValueError(
-            f"{type(network).__name__} is from {maker}, which hides what a network is: give the module it was made of"
-        )
+        raise ValueError(f"{what} is from {maker}, which hides what a network is: give the module it was made of")
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        raise ValueError(f"the teacher, a {what}, is on the meta device: load its weights before")
 
 
 def in_eval_mode(network: nn.Module) -> list[tuple[nn.Module, bool]]:

@@ -100,6 +100,7 @@ class Distiller(nn.Module):
         fitting.one_side(student, mask, signals)
         warned.of_experts(student)
         warned.of_seed(signals, seed)
+        matched, known = fingerprints.of_stages(plan.stages), fingerprints.described(mask)  # before any pass
         self._one = binding.One(student, seed, vocabulary)
         self._one.mask, self._one.spare = mask, inside.spare(student, signals, mask)
         x, y = (inside.lead(part) for part in (calibration, calibration_labels))
@@ -115,15 +116,14 @@ class Distiller(nn.Module):
         self._one.teachers(signals, self._bounds)
         warned.of_few_positions(self._one, filled, x, y)
         warned.of_calls(student, signals, x, self._one.spare)
-        asked = [fingerprints.asked(self._one, bound, x, y) for bound in self._bounds]
-        self._one.enter()
+        asked = fingerprints.asked(self._one, signals, x, y)
         self._built = dict(total=total, calibration=calibration, calibration_labels=calibration_labels, units=units,
                            mask=mask, vocabulary=vocabulary, seed=seed)  # fmt: skip
-        matched = fingerprints.of_stages(plan.stages)
-        warned.of_same_stages(signals, matched)
         steps = ["all later" if stage.steps is None else stage.steps for stage in plan.stages]
-        told = [f"{length} steps of {what}{more}" for length, what, more in zip(steps, matched, asked, strict=True)]
-        told.append(f"seed {seed}, units {units}, mask {fingerprints.described(mask)}, vocabulary {vocabulary}")
+        matched = [what + said for what, said in zip(matched, asked, strict=True)]
+        warned.of_same_stages(signals, matched)
+        told = [f"{length} steps of {what}" for length, what in zip(steps, matched, strict=True)]
+        told.append(f"seed {seed}, units {units}, mask {known}, vocabulary {vocabulary}")
         self.drawn = binding.Drawn("\n".join(told), self._bounds)
         self._now, self._whole, self._agreed = 0, None, False
         self._moves: dict[int, tuple[int, list[torch.Tensor]]] = {}  # by stage: its first step, what it learns then

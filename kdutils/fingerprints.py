@@ -1,7 +1,7 @@
 """How a curriculum and its teachers are told apart, in a line of text that is the same in every process.
 
-In it stand the settings; of networks the structure, the configuration and all numbers; and what a stage asks of two
-samples of the calibration, where all else shows that a pass does or reads: an attribute, a hook, a helper.
+In it stand the settings, and of networks the structure, the configuration and all numbers. What else a pass does or
+reads, such as an attribute, a hook or a helper, shows in what teachers say of two samples of the calibration.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -18,75 +18,107 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdutils import checks, identity, reading
+from kdutils import checks, identity, reading, seeding
 from kdutils.curriculum import Stage
-from kdutils.signals import Bound
+from kdutils.losses import IGNORE
+from kdutils.signals import Signal
 
 _OF_THE_HUB = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache",
                "problem_type", "id2label", "label2id", "output_attentions", "output_hidden_states", "return_dict",
                "pad_token_id", "bos_token_id", "eos_token_id"}  # fmt: skip  # what a model is called, or is set by use
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of an entry
-_ASKING, _ENTRIES = ", asking of ", 32
-_CLOSE = 0.05  # of their spread: by less do the same targets differ on another device, also in bfloat16
+_SAYING, _ENTRIES = ", saying of ", 32
+_CLOSE = 0.05  # of their spread: by less do the same numbers differ that were rounded otherwise, also in bfloat16
+_RULED_OUT = 1e30  # as large are numbers that stand for infinite ones
 _TAKEN: ContextVar[dict[int, tuple[str, Any]] | None] = ContextVar("taken", default=None)
 
 
 def difference(one: str, two: str) -> str:
-    """The first line in which two texts differ, "" for none; the numbers of what is asked may differ a little."""
+    """What to say of the first line in which two texts differ, "" for none; what teachers say may differ a little."""
     a, b = (text.splitlines() for text in (one, two))
     if len(a) != len(b):
         return f"{len(a)} lines, not {len(b)}"
     for first, second in zip(a, b, strict=True):
-        (told, _, asked), (other, _, wanted) = (line.partition(_ASKING) for line in (first, second))
-        if told != other:
+        (told, *said), (other, *wanted) = (line.split(_SAYING) for line in (first, second))
+        if told != other or len(said) != len(wanted):
             return f"{told!r}, not {other!r}"
-        if not _close(asked, wanted):
-            (where, *some), (_, *others) = asked.split()[:4], wanted.split()[:4]
-            return f"{told!r} asks for {' '.join(some)} ... of the samples {where}, not {' '.join(others)} ..."
+        if not all(map(_close, said, wanted)):
+            advice = "was its code, a hook or an attribute changed?"
+            return f"{told!r} has a teacher of the same numbers that says something else of two samples: {advice}"
     return ""
 
 
-def _close(asked: str, wanted: str) -> bool:
-    """Whether entries are of the same targets as others; of other samples, or of none, nothing is known."""
-    (where, *some), (there, *others) = (line.split() or [""] for line in (asked, wanted))
+def _close(one: str, two: str, by: float = _CLOSE) -> bool:
+    """Whether two teachers said the same; of other samples, or of none, nothing is known."""
+    (where, *some), (there, *others) = (text.split() or [""] for text in (one, two))
     if where != there or not where:
         return True
     a, b = (torch.tensor([float(entry) for entry in entries], dtype=torch.float64) for entries in (some, others))
-    spread = max(a.std(correction=0).item(), 1e-3 * a.abs().max().item())
-    return len(a) == len(b) and (a - b).square().mean().sqrt().item() <= _CLOSE * spread
+    known, same = (entries.abs() < _RULED_OUT for entries in (a, b))
+    if not known.equal(same):
+        return False
+    a, b = a[known], b[known]
+    spread = min(entries.std(correction=0).item() + 1e-3 * entries.abs().mean().item() for entries in (a, b))
+    return not len(a) or (a - b).square().mean().sqrt().item() <= by * spread
 
 
 @torch.no_grad()
-def asked(one: Any, bound: Bound, x: Any, y: Any) -> str:
-    """For the end of a line, some entries of what a signal asks of two samples; "" where it cannot be told so.
+def asked(one: Any, signals: Sequence[Signal], x: Any, y: Any) -> list[str]:
+    """For the end of each signal's line, what its teachers say of the first and the last sample, where that counts.
+
+    Of a teacher that draws something, or cannot read two samples alone, nothing is said.
 
     Args:
-        one: the `Students` that it is bound to, with `enter` and `mark`; those of `kdutils.binding`.
-        x, y: a batch (1, batch, ...).
+        one: the `Students` of `kdutils.binding`, to which the signals are bound.
+        x, y: a batch (1, batch, ...), its labels.
     """
-    x, y, looked = reading.two(x), reading.two(y), one.looked
-    where = _short(str(reading.each(_numbers, (x, y))))
+    (x, y), looked, reads = reading.two((x, y)), one.looked, [list(_reads(signal)) for signal in signals]
+    where, counts = _short(str(reading.each(_numbers, (x, y)))), None if y is None or y.dim() < 3 else y != IGNORE
+    with contextlib.suppress(ValueError):  # a mask that is none is refused at the first step
+        one.mark(x, None)
+        counts = counts if one.marks is None else one.marks
+    one.looked, found = looked, dict.fromkeys(((id(teacher), path) for read in reads for teacher, path in read), "")
+    for teacher in {id(teacher): teacher for read in reads for teacher, _ in read}.values():
+        paths = [path for key, path in found if key == id(teacher)]
+        with contextlib.suppress(Exception), seeding.global_rng(0, device=one.device):
+            first, second = ([_some(one, teacher, x, path, paths, counts) for path in paths] for _ in range(2))
+            for path, told, again in zip(paths, first, second, strict=True):
+                same = _close(f"{where} {told}", f"{where} {again}", _CLOSE / 10)
+                found[id(teacher), path] = f"{where} {told}" if same else ""
+    one.enter()
+    return ["".join(_SAYING + found[id(teacher), path] for teacher, path in read) for read in reads]
 
-    def entries() -> str:
-        streams = [(stream, stream.get_state()) for stream in bound.generators.values()]
-        found: list[torch.Tensor] = []
-        one.enter()
-        one.mark(x, y, bound.reads)
-        reading.each(lambda t: found.append(t.float().flatten()), bound.target(x, y))
-        for stream, state in streams:
-            stream.set_state(state)
-        one.enter()
-        flat = torch.cat(found)
-        flat = flat[flat.abs() < torch.finfo(torch.float32).max / 4]  # classes that are ruled out
-        places = torch.randint(len(flat), (_ENTRIES,), generator=torch.Generator().manual_seed(0))
-        return " ".join([where, *(f"{entry:.4g}" for entry in flat[places.to(flat.device)].tolist())])
 
-    told = ""
-    with contextlib.suppress(Exception):  # two samples, or no labels, may be too few for a signal of one's own
-        first, second = entries(), entries()
-        told = _ASKING + first if _close(first, second) else ""  # a teacher may draw something
-    one.looked = looked
-    return told
+def _reads(thing: Any) -> Iterator[tuple[nn.Module, str]]:
+    """The networks in a signal, and at which paths they are read."""
+    if isinstance(thing, nn.Module):
+        yield thing, reading.OUTPUT
+    elif isinstance(thing, tuple | list):
+        for part in thing:
+            yield from _reads(part)
+    elif isinstance(teacher := getattr(thing, "teacher", None), nn.Module):
+        yield teacher, getattr(thing, "layer", reading.OUTPUT)
+    elif is_dataclass(thing) and not isinstance(thing, type):
+        yield from _reads([getattr(thing, field.name) for field in fields(thing)])
+
+
+def _some(one: Any, teacher: nn.Module, x: Any, path: str, paths: list[str], counts: Any) -> str:
+    """Some entries of what a teacher returns at a path, in a width that rounding does not change."""
+    if path == paths[0]:
+        one.enter()
+        one.paths[id(teacher)] = list(paths)  # in one pass
+    values = one.read(teacher, x, path)
+
+    def draw(entries: torch.Tensor, many: int) -> torch.Tensor:
+        places = torch.randint(len(entries), (many,), generator=torch.Generator().manual_seed(0))
+        return entries[places.to(entries.device)]
+
+    if counts is not None and values.dim() > 3 and values.shape[:3] == counts.shape:
+        rows = values[draw(counts.to(values.device).nonzero(), 8).unbind(1)]
+    else:
+        rows = draw(values.flatten(0, -2), 8)
+    entries = torch.stack([*draw(rows.flatten(), _ENTRIES), rows.min(), rows.max()])
+    return " ".join(f"{entry:+.3e}" for entry in entries.tolist())
 
 
 def of_stages(stages: Sequence[Stage]) -> list[str]:
@@ -151,11 +183,11 @@ def _parts(network: nn.Module, path: str, seen: dict[int, str]) -> Iterator[str]
         yield f"{path}: {seen[id(network)]}"
         return
     seen[id(network)] = path
-    yield f"{path}: {type(network).__qualname__}({network.extra_repr()})"
+    known = type(network).extra_repr.__module__.startswith("torch.nn.modules")  # others may print what passes leave
+    yield f"{path}: {type(network).__qualname__}({network.extra_repr() if known else ''})"
     if checks.of_the_hub(config := getattr(network, "config", None)) and id(config) not in seen:
         seen[id(config)] = path
-        told = {name: value for name, value in config.to_dict().items() if name not in _OF_THE_HUB}
-        yield json.dumps(told, sort_keys=True, default=lambda value: type(value).__qualname__)
+        yield json.dumps(_settings(config.to_dict()), sort_keys=True, default=lambda value: type(value).__qualname__)
     of_the_hub = any(base.__module__.startswith("transformers.") for base in type(network).__mro__)
     state = {} if of_the_hub else dict(network._buffers)  # there, those that are not saved follow from the config
     network._save_to_state_dict(state, "", False)  # its own part, packed weights of quantised layers among it
@@ -164,12 +196,19 @@ def _parts(network: nn.Module, path: str, seen: dict[int, str]) -> Iterator[str]
         try:
             yield f"{name}: {reading.each(_numbers, value)}"
         except (RuntimeError, NotImplementedError, TypeError, KeyError) as error:
-            kind = "on the meta device" if getattr(value, "is_meta", False) else f"a {type(value).__name__}"
-            told = f"{type(network).__name__} cannot be told apart from others like it: the numbers of {name!r}, {kind}"
+            what, kind = type(network).__name__, type(value).__name__
+            told = f"{what} cannot be told apart from others like it: the numbers of {name!r}, a {kind}"
             raise ValueError(f"{told}, cannot be read") from error
     for name, part in network._modules.items():
         if part is not None:
             yield from _parts(part, f"{path}.{name}", seen)
+
+
+def _settings(config: Any) -> Any:
+    """A configuration, and those in it, without what a model is called, or is set by use."""
+    if not isinstance(config, dict):
+        return config
+    return {name: _settings(value) for name, value in config.items() if name not in _OF_THE_HUB}
 
 
 def _numbers(tensor: torch.Tensor) -> str:
@@ -200,3 +239,7 @@ class _Look(identity.Walk):
 
     def object(self, thing: Any, where: str) -> dict[str, Any]:
         return {} if isinstance(thing, torch.device) else super().object(thing, where)
+
+    def attributes(self, thing: Any, held: Mapping[str, Any]) -> dict[str, Any]:
+        places = {n for n, v in held.items() if isinstance(v, str) and v.startswith(("cpu", "cuda", "mps"))}
+        return super().attributes(thing, {n: v for n, v in held.items() if n not in places})

@@ -79,7 +79,7 @@ def record(
     warned.of_few_positions(one, list(found.values()), *first)
     one.mask = mask
     about["shapes"] = [list(t.shape) for bound in bounds.values() for t in bound.tensors.values()]
-    about["asked"] = {name: fingerprints.asked(one, bound, *first) for name, bound in bounds.items()}
+    about["said"] = dict(zip(found, fingerprints.asked(one, list(found.values()), *first), strict=True))
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / shards.ABOUT).exists():
         about["shards"] = shards.same(shards.read(folder), about, folder)["shards"]

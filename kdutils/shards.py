@@ -156,11 +156,11 @@ def _hashed(text: Any) -> int:
 def same(theirs: dict[str, Any], mine: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What is recorded, unless it is of something else."""
     told = f"{folder} has targets of another plan, teacher or data set"
-    for key in mine.keys() - {"shards", "asked"}:
+    for key in mine.keys() - {"shards", "said"}:
         if theirs.get(key) != mine[key]:
             raise ValueError(f"{told}: {_where(theirs.get(key), mine[key])}")
-    for name, asked in mine.get("asked", {}).items():
-        if found := fingerprints.difference(f"{name}{theirs['asked'][name]}", f"{name}{asked}"):
+    for name, said in mine.get("said", {}).items():
+        if found := fingerprints.difference(f"{name}{theirs['said'][name]}", f"{name}{said}"):
             raise ValueError(f"{told}: {found}")
     return theirs
 

@@ -57,6 +57,7 @@ def of_heads(network: nn.Module, look: bool) -> Iterator[None]:
             told = f"{type(network).__name__} returns {len(shapes)} outputs in train mode, of which the first is read"
             warn(f"{told}: let `forward` return the one that counts, or their mean")
 
+    look = look and network.training and network._compiled_call_impl is None  # a hook would be compiled with it
     hook = network.register_forward_hook(several) if look else None
     try:
         yield
