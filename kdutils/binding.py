@@ -155,11 +155,12 @@ class One:
         try:
             with checks.uncached(teacher):
                 return reading.outputs_at(teacher, read, paths, state)
-        except IndexError as error:
-            advice = "has it as many ids (vocabulary, positions) as the student?"
-            raise ValueError(
-                f"the teacher, a {type(teacher).__name__}, cannot read the batch ({error}): {advice}"
-            ) from error
+        except (IndexError, RuntimeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            told = f"the teacher, a {type(teacher).__name__}, cannot read the batch ({str(error).splitlines()[0]})"
+            advice = "has it inputs of the student's width, and as many ids (vocabulary, positions)?"
+            raise ValueError(f"{told}: {advice}") from error
         finally:
             checks.restored([(module, mode) for module, mode in before if id(module) in common])
 

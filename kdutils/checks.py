@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import sys
 import warnings
@@ -18,6 +19,9 @@ from torch.nn.parameter import UninitializedTensorMixin
 from torch.nn.utils.rnn import PackedSequence
 
 from kdutils.losses import IGNORE, only
+
+RULED_OUT = ("the student rules out classes (-inf) that its target gives weight: rule them out in teacher and labels, "
+             "too, or let the student return a large negative number there")  # fmt: skip
 
 
 def count(name: str, value: Any) -> int:
@@ -111,11 +115,9 @@ def classes_last(x: Any, outputs: Sequence[int]) -> None:
     if not isinstance(x, torch.Tensor) or len(outputs) != 3 or x.dim() != (4 if x.is_floating_point() else 3):
         return
     if outputs[2] == x.shape[2] != outputs[1]:
-        warnings.warn(
-            f"outputs of {tuple(outputs)} seem to have their positions last, where classes belong: if so, let "
-            "`forward` return outputs.movedim(1, -1); labels (calibration_labels) tell where classes are",
-            stacklevel=2,
-        )
+        told = f"outputs of {tuple(outputs)} seem to have their positions last, where classes belong"
+        advice = "if so, let `forward` return outputs.movedim(1, -1); labels (calibration_labels) tell which they are"
+        warnings.warn(f"{told}: {advice}", stacklevel=2)
 
 
 def marks(mask: torch.Tensor) -> bool:
@@ -182,26 +184,27 @@ def classifies(*networks: nn.Module | None) -> None:
         kind = getattr(getattr(network, "config", None), "problem_type", None)
         if kind not in ("multi_label_classification", "regression"):
             continue
-        raise ValueError(
-            f"outputs are compared by their softmax, and {type(network).__name__} is for {kind} (problem_type of its "
-            "config): match them by a signal of your own"
-        )
+        told = f"{type(network).__name__} is for {kind} (problem_type of its config)"
+        raise ValueError(f"outputs are compared by their softmax, and {told}: match them by a signal of your own")
 
 
 def one_process(network: nn.Module) -> None:
     """Refuse a network that was wrapped for several processes, and warn where there are several: nothing is shared."""
     advice = "kdutils.distiller and kdutils.hf train one network on several processes"
     if isinstance(network, DistributedDataParallel) or any(hasattr(m, "_get_fsdp_state") for m in network.modules()):
-        raise ValueError(
-            f"{type(network).__name__} is wrapped for several processes, and an ensemble trains in one: "
-            f"let make() return the module that is in it; {advice}"
-        )
+        told = f"{type(network).__name__} is wrapped for several processes, and an ensemble trains in one"
+        raise ValueError(f"{told}: let make() return the module that is in it; {advice}")
     if distributed.is_available() and distributed.is_initialized() and (n := distributed.get_world_size()) > 1:
-        warnings.warn(
-            f"{n} processes are running and this training shares nothing between them: each trains students of its "
-            f"own; {advice}",
-            stacklevel=3,
-        )
+        told = f"{n} processes are running and this training shares nothing between them"
+        warnings.warn(f"{told}: each trains students of its own; {advice}", stacklevel=3)
+
+
+def takes(what: str, function: Any, *arguments: Any) -> None:
+    """Raises ValueError unless `function`, which is to be `what`, can be called with these."""
+    try:
+        inspect.signature(None if isinstance(function, nn.Module) else function).bind(*arguments)
+    except TypeError as error:
+        raise ValueError(f"{what}, not {f'{function!r:.60}'.splitlines()[0]} ({error})") from None
 
 
 def members(networks: Sequence[nn.Module]) -> None:
@@ -217,15 +220,12 @@ def members(networks: Sequence[nn.Module]) -> None:
     for other in others:
         different = sorted(n for n in first.keys() | other.keys() if first.get(n) != other.get(n))
         if different:
-            name = different[0]
-            raise ValueError(
-                f"make() builds networks of different shapes: {name} is {first.get(name)} and {other.get(name)}"
-            )
+            shapes = f"{different[0]} is {first.get(different[0])} and {other.get(different[0])}"
+            raise ValueError(f"make() builds networks of different shapes: {shapes}")
     for network in networks:
         if held := [n for n, p in network.named_parameters() if p._backward_hooks or p._post_accumulate_grad_hooks]:
-            raise ValueError(
-                f"{held[0]} has a hook on its gradient, which an ensemble would leave out: see kdutils.distiller"
-            )
+            told = "has a hook on its gradient, which an ensemble would leave out"
+            raise ValueError(f"{held[0]} {told}: see kdutils.distiller")
     if len({tuple((n, p.requires_grad) for n, p in network.named_parameters()) for network in networks}) > 1:
         raise ValueError("make() freezes other parameters for one seed than for another: members need the same")
 
@@ -247,10 +247,9 @@ def evaluated(network: nn.Module) -> nn.Module:
         alike = was is value or (type(was) is type(value) and ((plain and was == value) or (empty and not was)))
         if name != "training" and not alike:
             part = type(network.get_submodule(path)).__name__
-            raise ValueError(
-                f"{part} changes its attribute {name!r} when it is put in eval mode, and an ensemble goes from mode to "
-                "mode at every evaluation: let make() leave it out, or train the network with kdutils.distiller"
-            )
+            told = f"{part} changes its attribute {name!r} when it is put in eval mode, and an ensemble goes from mode"
+            advice = "let make() leave it out, or train the network with kdutils.distiller"
+            raise ValueError(f"{told} to mode at every evaluation: {advice}")
     return network
 
 

@@ -235,7 +235,7 @@ class Distiller(nn.Module):
         self._check_gradient(values, bound)
         loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
         if look or loss.device.type == "cpu":  # elsewhere a look waits for the device
-            fitting.finite(loss, target, f"stage {self._now + 1}")
+            fitting.finite(loss, target, values.get(reading.OUTPUT), f"stage {self._now + 1}")
         return loss.squeeze(0)
 
     def _check_padding(self, batch: Any, values: Mapping[str, torch.Tensor], labels: Any, look: bool) -> None:

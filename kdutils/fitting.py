@@ -49,9 +49,13 @@ def samples(batch: Any, what: str = "the batch") -> None:
         raise ValueError(f"{what} is empty: it has no samples")
 
 
-def finite(loss: torch.Tensor, target: Any, where: str) -> None:
-    """ValueError where a loss is no number, and it is the target that is none."""
-    if not loss.isfinite().all() and (bad := checks.nonfinite(target)):
+def finite(loss: torch.Tensor, target: Any, own: torch.Tensor | None, where: str) -> None:
+    """ValueError where a loss is no number, and the target is none, or the student's outputs rule something out."""
+    if loss.isfinite().all():
+        return
+    if own is not None and bool((own == -torch.inf).any()) and bool((loss == torch.inf).any()):
+        raise ValueError(f"{where}: {checks.RULED_OUT}")
+    if bad := checks.nonfinite(target):
         advice = "look at its inputs, and whether the teacher overflows in half precision"
         raise ValueError(f"{where}: the target is not finite at {bad} of the batch: {advice}")
 

@@ -1,8 +1,7 @@
 """What a run is a function of: the values that it is given and the code behind them, as far as Python shows.
 
 An object is told apart by its class and its attributes; functions and classes by what their code does, what they
-captured, and the globals that they read, in turn; code of an installed distribution by its name and version. What code
-reads from outside while it runs is not looked at here: `kdutils.tasks.outside` listens to tasks, signals, networks.
+captured, and the globals that they read, in turn; installed code by name and version (see also `tasks.outside`).
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from torch.utils.hooks import RemovableHandle
 
 from kdutils import source
 
+_text = functools.partial(json.dumps, sort_keys=True)
 _LIMIT = 100_000  # objects looked through before giving up
 _INSIDE: dict[type, tuple[str, ...]] = {  # what objects without attributes of their own stand for
     types.MethodType: ("__func__", "__self__"), types.CellType: ("cell_contents",), property: ("fget", "fset", "fdel"),
@@ -38,8 +38,8 @@ _INSIDE: dict[type, tuple[str, ...]] = {  # what objects without attributes of t
 }  # fmt: skip
 _NOT_OF_A_FUNCTION = {"dispatch_cache", "cache_token", "_clear_cache"}  # what functools.singledispatch remembers
 _HOOKS = [name for name, table in vars(nn.Module()).items() if isinstance(table, dict) and "hook" in name]
-_TABLES = "_parameters _buffers _modules _non_persistent_buffers_set training _compiled_call_impl _is_hf_initialized"
-_NOT_OF_A_NETWORK = {*_HOOKS, *_TABLES.split()}
+_NOT_OF_A_NETWORK = {*_HOOKS, "_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training",
+                     "_compiled_call_impl", "_is_hf_initialized"}  # fmt: skip
 _OF_THE_HUB = {"name_or_path", "_name_or_path", "generation_config"}  # how transformers loads a network and writes
 
 
@@ -68,13 +68,8 @@ def describe(thing: Any) -> Any:
         return parts[0]
     h, shown = hashlib.sha256("\n".join(map(_text, parts)).encode()), {"is": type(thing).__qualname__}
     with contextlib.suppress(Exception):  # an object may refuse to be looked at
-        fields = _shown(thing)
-        shown |= fields if isinstance(fields, dict) else {}
+        shown |= told if isinstance(told := _shown(thing), dict) else {}
     return shown | {"sha256": h.hexdigest(), "unseen": list(walk.unseen)}
-
-
-def _text(data: Any) -> str:
-    return json.dumps(data, sort_keys=True)
 
 
 def _shown(thing: Any, depth: int = 6) -> Any:
@@ -82,11 +77,9 @@ def _shown(thing: Any, depth: int = 6) -> Any:
     kind = type(thing)
     if thing is None or kind is bool or (kind in (int, float) and abs(thing) < 1e300):
         return thing
-    if kind is functools.partial:
-        return [_shown(part, depth) for part in (thing.func, thing.args, list(thing.keywords.items()))]
     if kind in (str, list, tuple) and depth and len(thing) <= 100:
         return thing if kind is str else [_shown(entry, depth - 1) for entry in thing]
-    if not dataclasses.is_dataclass(kind) or _describes(kind) or not depth:
+    if not dataclasses.is_dataclass(kind) or hasattr(kind, "describe") or not depth:
         return (thing if isinstance(thing, type | types.FunctionType) else kind).__qualname__
     fields = {field.name: _shown(getattr(thing, field.name), depth - 1) for field in dataclasses.fields(thing)}
     return {"is": kind.__qualname__} | fields
@@ -270,7 +263,7 @@ class Walk:
         home = (source.known(kind) or {}).get("of")
         own = home in (None, "kdutils")
         self.mode = "eval" if home == "kdutils" else "as it is"
-        if own and _describes(kind):
+        if own and kind.__module__.startswith("kdutils.") and hasattr(kind, "describe"):
             return {"is": self.value(kind, where), "described": self.value(thing.describe(), where)}
         reduced = copyreg.dispatch_table.get(kind, lambda thing: thing.__reduce_ex__(4))(thing)
         if isinstance(reduced, str):
@@ -290,11 +283,16 @@ class Walk:
 
     def attributes(self, thing: Any, held: Mapping[str, Any]) -> dict[str, Any]:
         kind = type(thing)
-        lost = {n for n in held if isinstance(inspect.getattr_static(kind, n, None), functools.cached_property)}
+        lost = {n for n in held if _follows(thing, n)}
         lost |= _OF_THE_HUB if any(base.__module__.startswith("transformers.") for base in kind.__mro__) else set()
         kept = sorted((str(name), value) for name, value in held.items() if name not in lost)
         return {"attributes": self.named(kept, "attribute", kind.__qualname__)} if kept else {}
 
 
-def _describes(kind: type) -> bool:
-    return kind.__module__.startswith("kdutils.") and hasattr(kind, "describe")  # others may mean something else by it
+def _follows(thing: Any, name: str) -> bool:
+    """Whether a property keeps this and would compute it anew: then it says nothing that the rest does not."""
+    made, value = inspect.getattr_static(type(thing), name, None), vars(thing).get(name)
+    kept = isinstance(made, functools.cached_property)
+    if kept and source.is_own(type(thing)) and source.is_data(value):  # others may lead back to it
+        return describe(made.func(thing)) == describe(value)
+    return kept

@@ -13,8 +13,10 @@ import importlib.util
 import inspect
 import itertools
 import json
+import pkgutil
 import platform
 import re
+import runpy
 import sys
 import sysconfig
 import types
@@ -26,7 +28,8 @@ _FLAGS = 0x3AC  # of a code object: *args, **kwargs, generator, coroutine; the o
 # Instructions that come and go with line numbers, with sizes, and with what else is compiled at the same time.
 _SILENT = {"NOP", "EXTENDED_ARG", "CACHE", "RESUME", "PUSH_NULL"}
 DYNAMIC = (eval, exec, globals, __import__, importlib.import_module, importlib.util.spec_from_file_location,
-           sys._getframe, inspect.currentframe, inspect.stack, sys.modules)  # fmt: skip  # names that no code shows
+           pkgutil.resolve_name, runpy.run_path, runpy.run_module, sys._getframe, inspect.currentframe, inspect.stack,
+           sys.modules)  # fmt: skip  # names that no code shows
 _BY_NAME = {"modules", *(thing.__name__ for thing in DYNAMIC[:-1])}
 REACHING = {"__subclasses__", "__globals__", "f_globals"}  # attributes that reach them, whosever they are
 PYTHON = f"python {platform.python_version()}"
@@ -35,6 +38,7 @@ BUILTIN = (
     types.ClassMethodDescriptorType,
 )  # fmt: skip
 _OF_TORCH = {"aten", "prim", "prims", "quantized", "_quantized", "onednn", "mkldnn", "mkl", "profiler", "c10d"}
+_DATA = {"bool", "int", "float", "complex", "str", "bytes", "Tensor", "ndarray"}  # kinds, by their names
 _CODE = types.FunctionType | types.BuiltinFunctionType | types.MethodDescriptorType | types.WrapperDescriptorType
 _LOOKUPS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 
@@ -48,7 +52,7 @@ _BESIDES = {  # what a class holds besides what was written in it, or follows fr
 # ---- kdutils itself: the files that every run goes through, each as a whole ----
 
 
-def _tree(room: str) -> ast.Module:
+def tree(room: str) -> ast.Module:
     return ast.parse((_ROOT / f"{room.replace('.', '/')}.py").read_text(encoding="utf-8"))
 
 
@@ -57,27 +61,13 @@ def rooms() -> tuple[str, ...]:
     """The modules of kdutils that every run goes through: `lab.training` and all that its imports lead to."""
     found = ["lab.training"]
     for room in found:
-        for node in ast.walk(_tree(room)):
+        for node in ast.walk(tree(room)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             inside = [name.removeprefix("kdutils.") for name in names if name.startswith("kdutils.")]
             found += [n for n in inside if n not in found and (_ROOT / f"{n.replace('.', '/')}.py").is_file()]
     return tuple(sorted(found))
-
-
-@functools.cache
-def source_hash() -> str:
-    """SHA-256 of these modules, comments and docstrings left out: editing others keeps finished runs."""
-    h = hashlib.sha256()
-    for room in rooms():
-        tree = _tree(room)
-        for node in ast.walk(tree):
-            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            if documented and ast.get_docstring(node) is not None:
-                node.body = node.body[1:] or [ast.Pass()]
-        h.update(f"{room}\n{ast.unparse(tree)}\n".encode())
-    return h.hexdigest()
 
 
 # ---- whose code it is ----
@@ -184,6 +174,13 @@ def is_put(thing: Any) -> bool:
     return made or is_own(thing) or (loaded and not isinstance(thing, type) and is_own(type(thing)))
 
 
+def is_data(thing: Any) -> bool:
+    """Whether this is plain data, as of sys.argv: it counts by its value, whoever holds it."""
+    held = [*thing, *thing.values()] if type(thing) is dict else thing
+    whole = type(thing) in (dict, list, tuple, set, frozenset)
+    return all(map(is_data, held)) if whole else type(thing).__name__ in _DATA
+
+
 def _full_name(thing: Any) -> str:
     return f"{getattr(thing, '__module__', None)}.{thing.__qualname__}"
 
@@ -285,7 +282,8 @@ def resolve(f: types.FunctionType, chain: tuple) -> tuple[str | None, Any]:
     elif name in f.__globals__:
         found = f.__globals__[name]
     elif name in f.__builtins__:
-        return (None, found) if (found := f.__builtins__[name]) in DYNAMIC else (PYTHON, None)
+        found = f.__builtins__[name]
+        return (None, found) if is_data(found) or any(found is one for one in DYNAMIC) else (PYTHON, None)
     else:
         return None, "undefined"
     home = None
@@ -294,7 +292,7 @@ def resolve(f: types.FunctionType, chain: tuple) -> tuple[str | None, Any]:
         if not rest:
             break
         found = getattr(found, name := rest.pop(0), "undefined")
-    if is_registered(found) or is_put(found) or any(found is one for one in DYNAMIC):
+    if is_registered(found) or is_put(found) or is_data(found) or any(found is one for one in DYNAMIC):
         return None, found
     renamed = home and isinstance(found, _CODE) and found.__name__ != name
     return f"{home}: {_full_name(found)}" if renamed else home, found

@@ -25,10 +25,9 @@ Tensors = dict[str, torch.Tensor]
 class Ensemble:
     """`len(learning_rates) * len(seeds)` independent networks that run as one batched network.
 
-    A *seed* fixes a member's initial weights and the data it sees; members that share a seed and differ
-    in learning rate start from the same weights and read the same samples (so a sweep is paired, and a
-    teacher labels each sample once). Member `i` has learning rate `i // len(seeds)` and seed
-    `i % len(seeds)`.
+    A *seed* fixes a member's initial weights and the data it sees; members that share a seed and differ in learning
+    rate start from the same weights and read the same samples (so a sweep is paired, and a teacher labels each sample
+    once). Member `i` has learning rate `i // len(seeds)` and seed `i % len(seeds)`.
 
     A network of any class may be a member. Those of `kdutils.tasks.models` run stacked (`models.stacks`); others go
     through `torch.func.vmap` where that gives the numbers of each network alone, and one by one where it does not.
@@ -67,6 +66,7 @@ class Ensemble:
         if not self.learning_rates or not all(0 < rate < math.inf for rate in self.learning_rates):
             raise ValueError(f"learning rates must be positive; got {list(self.learning_rates)}")
         self.device = torch.device(device)
+        checks.takes("make must be a function without arguments, such as functools.partial(MLP, 6, 8)", make)
         built = []
         for seed in self.seeds:
             with seeding.global_rng(seed, "init"):
@@ -183,14 +183,14 @@ class Ensemble:
                 slopes = torch.autograd.grad(total, wanted, allow_unused=True) if total.requires_grad else ()
             return [v.detach() for v in (*values.values(), *buffers.values(), *slopes) if v is not None]
 
+        lone = len(self) == 1 or models.alone(self.skeleton)
         self._compare(x, paths)
         with seeding.global_rng(0, device=self.device):
             before = seeding.global_state(self.device)
             alone = tried(lambda p: self._one_by_one(x, paths, p, None))
-            noisy = seeding.global_state(self.device) != before
-        if noisy:
-            return _Way.NOISY
-        if len(self) == 1:
+            if seeding.global_state(self.device) != before:
+                return _Way.NOISY
+        if lone:
             return _Way.ONE_BY_ONE
         try:
             before = checks.attributes(self.skeleton)
@@ -201,8 +201,8 @@ class Ensemble:
                 raise ValueError("a pass changes Python attributes")
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            name = type(self.skeleton).__name__
-            warnings.warn(f"the members of this ensemble of {name} run one by one: {reason}", stacklevel=4)
+            told = f"the members of this ensemble of {type(self.skeleton).__name__} run one by one"
+            warnings.warn(f"{told}: {reason}", stacklevel=4)
             return _Way.ONE_BY_ONE
         return _Way.VMAP
 

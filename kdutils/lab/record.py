@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from kdutils import reading
+from kdutils import checks, identity, reading
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.store import Store
 
@@ -103,15 +103,35 @@ def from_store(
     )  # fmt: skip
 
 
+def remembered(before: Ensemble, after: Ensemble) -> str | None:
+    """The name of something that networks count or remember in Python, and that is not as it was before."""
+    for one, two in zip(before.networks, after.networks, strict=True) if not before.stacks else ():
+        was, now = _memory(one, one), _memory(two, one)
+        for key in was | now:
+            if key not in was or key not in now or not _alike(was[key], now[key]):
+                return key[1]
+    return None
+
+
+def _memory(network: nn.Module, built: nn.Module) -> dict[tuple[str, str], Any]:
+    """What its modules hold beside parameters, modules, and buffers that held something when it was `built`."""
+    tables = {path: part._buffers for path, part in network.named_modules()}
+    empty = ((path, name) for path, part in built.named_modules() for name, b in part._buffers.items() if b is None)
+    return checks.attributes(network) | {(path, name): tables[path].get(name) for path, name in empty}
+
+
+def _alike(one: Any, two: Any) -> bool:
+    if type(one) is type(two) and isinstance(one, bool | int | float | str | None):
+        return one == two
+    empty = isinstance(one, dict) and isinstance(two, dict) and not (one or two)  # as tables of hooks are, mostly
+    return empty or one is two or identity.describe(one) == identity.describe(two)
+
+
 def tell_of_attributes(before: Ensemble, after: Ensemble) -> None:
     """Say that networks count or remember something in Python, where no run keeps it."""
-    pairs = zip(before.skeleton.modules(), after.skeleton.modules(), strict=True)
-    plain = [(vars(one), name, value) for one, two in pairs for name, value in vars(two).items()]
-    kinds = (int, float, str)
-    changed = [name for own, name, value in plain if isinstance(value, kinds) and own.get(name) != value]
-    if changed:
+    if (changed := remembered(before, after)) is not None:
         warnings.warn(
-            f"{type(before.skeleton).__name__} changes its attribute {changed[0]!r} while it runs; a run keeps "
+            f"{type(before.skeleton).__name__} changes its attribute {changed!r} while it runs; a run keeps "
             "parameters and buffers alone, so register it as a buffer if its outputs depend on it",
             stacklevel=3,
         )
@@ -144,10 +164,12 @@ class Saved:
         key: the run's.
         every: least seconds between two states; more, where writing one takes over a hundredth of that; 0, after each
             step.
+        students: as they were before the run. Once their networks, or a signal, keep something in Python, no state is
+            written: a run that is stopped starts anew.
     """
 
-    def __init__(self, runs: Store | None, key: str, every: float) -> None:
-        self.runs, self.key, self.every = runs, key, every
+    def __init__(self, runs: Store | None, key: str, every: float, students: Ensemble) -> None:
+        self.runs, self.key, self.every, self.students = runs, key, every, students
         self.parts: list[str] = []
         self.written: set[int] = set()
         self.state: tuple[dict[str, torch.Tensor], dict[str, Any]] | None = None
@@ -201,6 +223,9 @@ class Saved:
         if self.runs is None or time.perf_counter() < self.due or not hasattr(loop.update, "state"):
             return
         begun = time.perf_counter()
+        if loop.recalls or remembered(self.students, loop.students) is not None:  # what no state would hold
+            self.due = float("inf")
+            return
         new = {step: kept for step, kept in loop.snapshots.items() if step not in self.written}
         if new:
             name = f"{self.key}-part{len(self.parts)}"

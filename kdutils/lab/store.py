@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -20,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from kdutils.identity import describe, digest
-from kdutils.source import origin, patches, replaced, rooms, source_hash
+from kdutils.source import origin, patches, replaced, rooms, tree
 
 __all__ = ["Store", "describe", "digest", "key", "source_hash", "unseen"]
 
@@ -55,6 +57,21 @@ def _touched() -> dict[str, Any]:
             if number or own or (isinstance(thing, type) and thing.__module__ == module and patches(thing)):
                 found[f"{module}.{name}"] = thing
     return found
+
+
+@functools.cache
+def source_hash() -> str:
+    """SHA-256 of the modules that every run goes through, comments and docstrings left out: editing others keeps
+    finished runs."""
+    h = hashlib.sha256()
+    for room in rooms():
+        written = tree(room)
+        for node in ast.walk(written):
+            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            if documented and ast.get_docstring(node) is not None:
+                node.body = node.body[1:] or [ast.Pass()]
+        h.update(f"{room}\n{ast.unparse(written)}\n".encode())
+    return h.hexdigest()
 
 
 def key(settings: dict[str, Any]) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from kdutils import checks, inside, losses, seeding, source
+from kdutils import checks, inside, seeding, source
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
@@ -19,7 +20,7 @@ from kdutils.lab.record import Run, Saved, from_store, tell_of_attributes, tell_
 from kdutils.signals import Bound
 from kdutils.tasks import cost, outside
 from kdutils.tasks.outside import draw
-from kdutils.tasks.sampling import HeldOut, Samples
+from kdutils.tasks.sampling import HeldOut, Samples, cause_of_none, recalls
 
 CALIBRATION = 1024  # positions a seed that a stage reads once, to fix the scale of its targets; 64 samples at least
 
@@ -72,7 +73,7 @@ def train(
         mode: "eval" trains without dropout and with batch norm's statistics as built; "train" trains the students
             as they were built, each with statistics and dropout of its own.
         runs: where to look for this very run first, and to keep it afterwards. A run that was stopped goes on from
-            its last saved state, bit for bit.
+            its last saved state, bit for bit; where networks or a signal keep something in Python, it starts anew.
         save_every: seconds between two saved states; more, where saving would take over a hundredth of the time; 0,
             after every step.
         progress: show a bar; when left out, only where somebody is watching.
@@ -86,6 +87,7 @@ def train(
             without a `held_out_task`, a task or teacher whose numbers are not finite, or networks that were wrapped
             for several processes.
     """
+    _proper(students, task, curriculum, optimiser, runs)
     steps, batch = checks.count("steps", steps), checks.count("batch", batch)
     evaluate_every, held_out = checks.count("evaluate_every", evaluate_every), checks.count("held_out", held_out)
     keep_every = None if keep_every is None else checks.count("keep_every", keep_every)
@@ -110,10 +112,10 @@ def train(
         return from_store(*stored, key, settings, students)
 
     cost.keep_freed_memory()
-    with outside.noted(runs is not None) as found:
+    with torch.inference_mode(False), torch.enable_grad(), outside.noted(runs is not None) as found:
         loop = _Loop(students.clone(), task, batch, held_out_task, held_out, optimiser, steps, mode)
         bar = tqdm(total=steps, desc=curriculum.name, leave=False, disable=not _watched(progress), mininterval=0.5)
-        saved = Saved(runs, key, save_every)
+        saved = Saved(runs, key, save_every, students)
         begun, first = saved.load(loop) or (0, 0)
         if not loop.evaluations:
             loop.evaluate()
@@ -172,6 +174,7 @@ class _Loop:
         self.stages: list[tuple[str, int, int]] = []
         self.snapshots: dict[int, dict[str, torch.Tensor]] = {}
         self.bound: Bound | None = None
+        self.recalls = False  # whether a signal keeps something that no saved state would hold
 
     def enter(self, stage: Stage, index: int, first: int) -> None:
         """Begin a stage after `first` steps: its signal reads a calibration sample, and the optimiser starts anew."""
@@ -183,6 +186,7 @@ class _Loop:
         own = source.is_own(type(stage.signal))  # else it is a teacher that may look at something
         self.part = stage.signal if own else getattr(stage.signal, "teacher", stage.signal)
         self.bound = outside.heard(self.part, lambda: stage.signal.bind(students, x, y))
+        self.again = partial(stage.signal.bind, students.clone(), x, y) if own else None
         moving = {n: p for n, p in students.parameters.items() if n not in students.frozen}
         own = {n: p for n, p in moving.items() if not stage.only or inside.under(n, stage.only)}
         if not own:
@@ -206,6 +210,9 @@ class _Loop:
             seeds, members = len(self.students.seeds), len(self.students)
             self.flops_per_sample = teacher / (seeds * self.batch) + student / (members * self.batch)
             self.counted = True
+            if self.again is not None and outside.kept():  # a signal of the reader's own
+                values = self.students.clone().run(x, self.bound.reads, self.mode, ("noise", 0))[0]
+                self.recalls |= recalls(self.again(), x, y, values, self.students.spread)
         self.students.buffers = {name: value.detach() for name, value in buffers.items()}
         with torch.no_grad():
             self.first_bad = torch.where(losses.isfinite(), self.first_bad, self.first_bad.clamp(max=step))
@@ -218,7 +225,8 @@ class _Loop:
         values, buffers = self.students.run(x, self.bound.reads, self.mode, noise)
         losses = self.bound.loss(values, self.students.spread(target))
         slopes = torch.autograd.grad(losses.sum(), list(self.trainable.values()), allow_unused=True)
-        return losses.detach(), slopes, buffers
+        dense = (slope.to_dense() if slope is not None and slope.is_sparse else slope for slope in slopes)
+        return losses.detach(), tuple(dense), buffers
 
     @torch.no_grad()
     def evaluate(self) -> np.ndarray:
@@ -242,7 +250,7 @@ class _Loop:
         samples = Samples(self.task, self.students.seeds, self.batch, self.rates.device, self.students.drawn)
         for _ in range(int(step)):
             x, y = samples.next()
-        cause = _cause(self.bound, x, y, member % len(x))
+        cause = cause_of_none(self.students, self.bound, x, y, member % len(x))
         if cause:
             raise ValueError(f"{where}{int(step)}: {cause}")
         raise DivergenceError(f"{where}{int(step)}: try a smaller learning rate, such as {lr / 3:.2g}", lr)
@@ -268,15 +276,18 @@ class _Loop:
         )  # fmt: skip
 
 
-def _cause(bound: Bound, x: torch.Tensor, y: torch.Tensor, seed: int) -> str | None:
-    """What else than a learning rate can have made a loss that is not finite, on one batch a seed."""
-    bad = checks.nonfinite(x[seed : seed + 1])
-    if bad is not None:
-        return f"the task's inputs are not finite (batch: {bad})"
-    if not y.is_floating_point() and bool((y[seed] == losses.IGNORE).all()):
-        return "no position of the batch has a label"
-    bad = checks.nonfinite(bound.target(x, y))
-    return None if bad is None else f"the teacher's output is not finite (batch: {bad})"
+def _proper(students: Any, task: Any, curriculum: Any, optimiser: Any, runs: Any) -> None:
+    """ValueError for arguments of `train` that are something else."""
+    for name, given, fits, wanted in (
+        ("students", students, isinstance(students, Ensemble), "an Ensemble, as from kdutils.lab.ensemble"),
+        ("curriculum", curriculum, isinstance(curriculum, Curriculum), "a Curriculum, as from kdutils.curriculum"),
+        ("optimiser", optimiser, not isinstance(optimiser, type) and hasattr(optimiser, "start"), "SGD() or Adam()"),
+        ("runs", runs, runs is None or isinstance(runs, store.Store), 'a Store("folder") of kdutils.lab.store'),
+        ("task", task, not isinstance(task, type) and hasattr(task, "sample"), "an object with sample(n, generator)"),
+    ):
+        if not fits:
+            raise ValueError(f"{name} must be {wanted}, not {f'{given!r:.60}'.splitlines()[0]}")
+    checks.takes("a task needs a method sample(n, generator)", task.sample, 1, None)
 
 
 def _watched(progress: bool | None) -> bool:

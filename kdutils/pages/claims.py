@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from kdutils import source
 from kdutils.lab import store
 from kdutils.lab.record import Run
 from kdutils.pages import files, profiles
@@ -182,7 +181,7 @@ def publish(
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
-            "kdutils source": source.source_hash()[:12],
+            "kdutils source": store.source_hash()[:12],
         },
         "cost": cost(runs),
         "claims": [{**asdict(claim), "verdict": claim.verdict} for claim in claims],

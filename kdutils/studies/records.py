@@ -26,7 +26,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kdutils import source as code
 from kdutils.lab import store
 from kdutils.lab.stats import Times
 from kdutils.studies.study import COLUMNS, Cell, Study, work
@@ -111,7 +110,7 @@ class Records:
         old = _only(old, self.cells)
         self.table = new if old.empty else pd.concat([old, new])
         self.cells[str(cell)] = {
-            "fingerprint": study.fingerprint(cell), "source": code.source_hash()[:16], "machine": machine(),
+            "fingerprint": study.fingerprint(cell), "source": store.source_hash()[:16], "machine": machine(),
             "torch": torch.__version__, "core-seconds": round(result["seconds"], 1),
             **{key: result[key] for key in ("chosen", "facts") if result[key]},
         }  # fmt: skip
@@ -219,7 +218,7 @@ def _replace(path: Path, data: bytes) -> None:
 def _task(study: Study, cell: Cell, root: str, chosen: Any, device: str, source: str) -> str:
     """Do one cell on a worker; the name under which the store keeps it."""
     torch.set_num_threads(1)
-    if code.source_hash() != source:
+    if store.source_hash() != source:
         raise RuntimeError("the worker's kdutils is another version than the one that sent the cell: install the same")
     return work(study, cell, store.Store(root), chosen, device)["key"]
 
@@ -287,7 +286,7 @@ def complete(
                 done(cell, lambda cell=cell, chosen=chosen: work(study, cell, runs, chosen, device))
                 break
             future = client.submit(
-                _task, study, cell, str(runs.root.resolve()), chosen, device, code.source_hash(),
+                _task, study, cell, str(runs.root.resolve()), chosen, device, store.source_hash(),
                 key=f"{study.name} {cell} {study.fingerprint(cell)}", priority=len(waiting), pure=False,
             )  # fmt: skip
             running[future] = cell

@@ -209,6 +209,19 @@ _STACKING = (MLP, Transformer, Block, ConvNet, ConvBlock, Convolution, BatchNorm
              nn.ModuleList, nn.ReLU)  # fmt: skip
 
 
+def alone(network: nn.Module) -> bool:
+    """Whether networks like this run one by one, for a reason that samples may not show: a row of padding, which does
+    not learn, is known to `torch.func.vmap` in the first of them alone.
+
+    Raises:
+        ValueError: for an embedding with `max_norm`, which changes its weights in every pass.
+    """
+    tables = [part for part in network.modules() if isinstance(part, nn.Embedding)]
+    if any(table.max_norm is not None for table in tables):
+        raise ValueError("an Embedding with max_norm changes its weights in every pass: build it without, for many")
+    return any(table.padding_idx is not None and table.weight.requires_grad for table in tables)
+
+
 def stacks(network: nn.Module) -> bool:
     """Whether `network` runs as it is on weights and inputs with a leading dimension of members.
 
@@ -216,6 +229,9 @@ def stacks(network: nn.Module) -> bool:
     may do anything with its dimensions: False.
     """
     parts = list(network.modules())
+    if any(type(part) is Embedding and (part.padding_idx, part.max_norm, part.sparse) != (None, None, False)
+           for part in parts):  # fmt: skip
+        return False
     bias = Convolution, "bias"  # it has none
     weights = [weight for part in parts for name, weight in part._parameters.items() if (type(part), name) != bias]
     known = all(type(part) in _STACKING for part in parts) and all(weight is not None for weight in weights)

@@ -24,13 +24,8 @@ _local = threading.local()
 _told: list[bool] = []  # whether Python tells us: what it was asked for once, it does for good
 _CODE = tuple({os.path.realpath(path) + os.sep for path in [sys.prefix, *sysconfig.get_paths().values()]})
 _NO_DATA = ("/dev/", "/proc/", "/sys/", "/usr/share/locale", "/usr/share/zoneinfo")
-_BY_THEMSELVES = (
-    "importlib._bootstrap",
-    "torch._inductor",
-    "torch._dynamo",
-    "triton",
-    "kdutils.shards",
-)  # no data, or checked
+_BY_THEMSELVES = ("importlib._bootstrap", "torch._inductor", "torch._dynamo", "triton", "kdutils.shards", "linecache",
+                  "tokenize")  # fmt: skip  # no data, or checked
 _OTHERS = {"sqlite3.connect": "a database", "subprocess.Popen": "a program", "socket.connect": "a connection"}
 
 
@@ -53,6 +48,11 @@ def noted(kept: bool = True) -> Iterator[dict[str, None]]:
         _local.asked = asked
         if before is not None:  # a training inside another's task
             before |= inner
+
+
+def kept() -> bool:
+    """Whether the run that is under way in this thread is to be kept."""
+    return getattr(_local, "asked", None) is not None
 
 
 @contextmanager
@@ -90,10 +90,10 @@ def draw(task: Any, n: int, stream: torch.Generator) -> tuple[Any, Any]:
     found = getattr(_local, "found", None)
     with drawing(task):
         if found is None:
-            return task.sample(n, stream)
+            return _pair(task, n, task.sample(n, stream))
         first = _local.asked is not None and id(task) not in _local.asked and source.is_own(type(task))
         before, streams = stream.get_state(), _streams()
-        drawn = task.sample(n, stream)
+        drawn = _pair(task, n, task.sample(n, stream))
         moved = _moved(streams, _streams())
         if moved and not any(name in text for name in moved for text in found):
             now = _streams()
@@ -111,6 +111,18 @@ def draw(task: Any, n: int, stream: torch.Generator) -> tuple[Any, Any]:
             if not same or identity.describe(task) != was:
                 found[f"something that `{type(task).__name__}` keeps from call to call, or draws from elsewhere"] = None
     return drawn
+
+
+def _pair(task: Any, n: int, drawn: Any) -> tuple[Any, Any]:
+    """What a task has drawn; ValueError unless it is inputs and labels, of `n` samples each."""
+    what = f"{type(task).__name__}.sample({n}, generator) must return inputs and labels"
+    if not isinstance(drawn, tuple | list) or len(drawn) != 2:
+        many = f", of {len(drawn)}" if isinstance(drawn, tuple | list) else ""
+        raise ValueError(f"{what}, a pair, not a {type(drawn).__name__}{many}")
+    sizes = [len(part) for part in drawn if isinstance(part, torch.Tensor) and part.dim()]
+    if sizes != [n] * len(sizes):
+        raise ValueError(f"{what} of {n} samples, not of {' and '.join(map(str, sizes))}")
+    return tuple(drawn)
 
 
 def _again(task: Any, n: int, before: torch.Tensor, stream: torch.Generator) -> tuple[Any, Any]:
@@ -181,4 +193,4 @@ def _by_itself() -> bool:
 def _is_code(name: str) -> bool:
     """Also what imports look into, and devices."""
     inside = name.startswith((*_CODE, *_NO_DATA)) or ".dist-info" in name or name in sys.path
-    return inside or name.endswith((".py", ".pyc", ".so")) or ".so." in os.path.basename(name)
+    return inside or name.endswith((".pyc", ".so")) or ".so." in os.path.basename(name)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdutils import identity, losses, reading, seeding
-from kdutils.signals import Students
+from kdutils import checks, identity, losses, reading, seeding
+from kdutils.signals import Bound, Students
 from kdutils.tasks import outside
 from kdutils.tasks.outside import draw
 
@@ -165,3 +165,35 @@ def _holds(task: Any, rows: int, size: int) -> bool:
             floats = thing.is_floating_point() if isinstance(thing, torch.Tensor) else thing.dtype.kind == "f"
             real, whole = real + math.prod(thing.shape) * floats, whole + math.prod(thing.shape) * (not floats)
     return real >= rows * size or whole >= rows or any(len(t) >= rows for t in held if isinstance(t, list | dict))
+
+
+def cause_of_none(students: Any, bound: Any, x: torch.Tensor, y: torch.Tensor, seed: int) -> str | None:
+    """What else than a learning rate can have made a loss that is not finite, on one batch a seed."""
+    bad = checks.nonfinite(x[seed : seed + 1])
+    if bad is not None:
+        return f"the task's inputs are not finite (batch: {bad})"
+    if not y.is_floating_point() and bool((y[seed] == losses.IGNORE).all()):
+        return "no position of the batch has a label"
+    if (bad := checks.nonfinite(bound.target(x, y))) is not None:
+        return f"the teacher's output is not finite (batch: {bad})"
+    said = students.outputs(x, bound.reads).get(reading.OUTPUT)
+    return checks.RULED_OUT if said is not None and bool((said == -torch.inf).any()) else None
+
+
+def recalls(bound: Bound, x: torch.Tensor, y: torch.Tensor, values: dict[str, torch.Tensor], spread: Any) -> bool:
+    """Whether a bound signal says something else when it is asked a second time from the same state: it counts, or
+    remembers, what is neither in its `generators` nor in its `parameters`."""
+    said = []
+    for _ in range(2):
+        streams = [(stream, stream.get_state()) for stream in bound.generators.values()]
+        target = bound.target(x, y)
+        losses = bound.loss(values, spread(target))
+        found: list[torch.Tensor] = []
+        reading.each(lambda t, found=found: found.append(t.detach().clone()), (target, losses))
+        said.append(found)
+        for stream, state in streams:
+            stream.set_state(state)
+    return not all(
+        one.shape == two.shape and torch.equal(one.nan_to_num(), two.nan_to_num())
+        for one, two in zip(*said, strict=True)
+    )

@@ -1,5 +1,7 @@
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,3 +211,38 @@ def test_networks_whose_pass_cannot_be_repeated_go_on() -> None:
         assert Ensemble(partial(make, 12, 2), [1]).outputs(torch.randn(1, 4, 12))[""].shape == (1, 4, 2)
     words = Ensemble(lambda: nn.Embedding(5, 2, sparse=True), [1]).outputs(torch.ones(1, 4, dtype=torch.long))[""]
     assert words.shape == (1, 4, 2)
+
+
+@dataclass(frozen=True)
+class Rare:
+    """Sentences whose padding is too rare to be seen in a few of them."""
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randint(1, 40, (n, 5), generator=generator)
+        x = torch.where(torch.rand(x.shape, generator=generator) < 0.01, 0, x)
+        return x, x.roll(-1, 1) % 7
+
+
+class Padding(nn.Module):
+    def __init__(self, **fields: Any) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(40, 8, **fields), nn.Linear(8, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.table(x))
+
+
+@pytest.mark.parametrize("fields", [{"padding_idx": 0}, {"sparse": True}])
+def test_tables_with_rules_of_their_own_learn_as_alone(fields: dict[str, Any]) -> None:
+    settings = {"steps": 60, "batch": 16, "held_out": 64, "progress": False}
+    plan, make = curriculum.from_labels(), partial(Padding, **fields)
+    many = train(Ensemble(make, [1, 2], [0.5]), Rare(), plan, **settings)
+    alone = train(Ensemble(make, [2], [0.5]), Rare(), plan, **settings)
+    both = many.students.parameters["table.weight"]
+    assert torch.equal(both[1], alone.students.parameters["table.weight"][0])
+    assert both[:, 0].any() == ("padding_idx" not in fields)
+
+
+def test_a_table_that_passes_change_is_refused() -> None:
+    with pytest.raises(ValueError, match="an Embedding with max_norm changes its weights in every pass: build it with"):
+        Ensemble(partial(Padding, max_norm=1.0), [1, 2]).outputs(torch.ones(2, 3, 5, dtype=torch.long))

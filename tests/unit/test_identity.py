@@ -1,5 +1,6 @@
 """What a run is told apart by: each change to it alone gives another description, and nothing else does."""
 
+import builtins
 import collections
 import ctypes
 import enum
@@ -9,8 +10,10 @@ import io
 import json
 import logging
 import os
+import pkgutil
 import random
 import re
+import runpy
 import subprocess
 import sys
 import threading
@@ -647,3 +650,59 @@ def test_of_a_module_imported_inside_counts_what_is_read_of_it() -> None:
         return torch.stack([x]), inspect.stack()
 
     assert not describe(quiet)["unseen"] and describe(loud)["unseen"]
+
+
+def reads_argv() -> float:
+    return float(sys.argv[1])
+
+
+def reads_builtin() -> float:
+    return SCALE_OF_ALL  # noqa: F821
+
+
+def reads_torch() -> Any:
+    return torch.my_scale
+
+
+@pytest.mark.parametrize(
+    ("function", "holder", "name", "values"),
+    [
+        (reads_argv, sys, "argv", (["x", "1"], ["x", "-5"])),
+        (reads_builtin, builtins, "SCALE_OF_ALL", (1.0, -5.0)),
+        (reads_torch, torch, "my_scale", (1.0, -5.0)),
+        (reads_torch, torch, "my_scale", (torch.zeros(2), torch.ones(2))),
+        (reads_torch, torch, "my_scale", ({"a": [1]}, {"a": [2]})),
+    ],
+)
+def test_data_that_libraries_hold_counts_by_its_value(
+    function: Any, holder: Any, name: str, values: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for value in values:
+        monkeypatch.setattr(holder, name, value, raising=False)
+        found.append(describe(function))
+    assert found[0] != found[1] and not any(one["unseen"] for one in found)
+
+
+@pytest.mark.parametrize("function", [lambda: pkgutil.resolve_name("os:sep"), lambda: runpy.run_path("x.py")])
+def test_code_that_is_found_by_its_name_is_not_seen(function: Any) -> None:
+    assert describe(function)["unseen"]
+
+
+class Ready:
+    @functools.cached_property
+    def scale(self) -> torch.Tensor:
+        return torch.tensor(1.0)
+
+    @functools.cached_property
+    def again(self) -> "Ready":
+        return self
+
+
+def test_what_a_property_keeps_counts_where_it_was_changed() -> None:
+    plain, computed, changed, set_by_hand = (Ready() for _ in range(4))
+    assert computed.scale == 1 and computed.again is computed
+    changed.scale.mul_(-5)
+    set_by_hand.__dict__["scale"] = torch.tensor(2.0)
+    told = [describe(one)["sha256"] for one in (plain, computed, changed, set_by_hand)]
+    assert told[0] == told[1] and len(set(told)) == 3

@@ -1,8 +1,11 @@
 """What `train` and `Ensemble` refuse, what they say, and tasks that are judged by a number of their own."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,9 @@ from torch.utils.data import TensorDataset
 
 from kdutils import curriculum, losses, seeding
 from kdutils.curriculum import Curriculum, Stage
+from kdutils.distiller import Distiller
 from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.optimisers import SGD
 from kdutils.lab.store import Store
 from kdutils.lab.training import DivergenceError, Run, train
 from kdutils.signals import Bound, Labels, Output
@@ -431,3 +436,93 @@ def test_samples_that_are_drawn_anew_are_no_data() -> None:
 
     for task in (Chain(), Complex()):
         assert not finite(task, task.sample(256, seeding.generator(0, "held-out"))[0])
+
+
+class Sampling:
+    """A task whose `sample` returns anything."""
+
+    finite = False
+
+    def __init__(self, drawn: Callable[[int], Any]) -> None:
+        self.drawn = drawn
+
+    def sample(self, n: int, generator: torch.Generator) -> Any:
+        return self.drawn(n)
+
+
+def pair(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.ones(n, 6), torch.zeros(n, dtype=torch.long)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimiser": torch.optim.SGD}, r"optimiser must be SGD\(\) or Adam\(\), not <class"),
+        ({"optimiser": SGD}, r"optimiser must be SGD\(\) or Adam\(\), not <class"),
+        ({"runs": "folder"}, r'runs must be a Store\("folder"\) of kdutils.lab.store, not \'folder\''),
+        ({"curriculum": Labels()}, r"curriculum must be a Curriculum, as from kdutils.curriculum, not Labels\(\)"),
+        ({"students": MLP(6, 8)}, r"students must be an Ensemble, as from kdutils.lab.ensemble, not MLP\("),
+        ({"task": Sampling}, r"task must be an object with sample\(n, generator\), not <class"),
+        ({"task": pair}, r"task must be an object with sample\(n, generator\), not <function pair"),
+        ({"task": SimpleNamespace(sample=pair)}, r"a task needs a method sample\(n, generator\), not <function pair"),
+        ({"task": Sampling(lambda n: (*pair(n), 3))}, r"inputs and labels, a pair, not a tuple, of 3"),
+        ({"task": Sampling(lambda n: torch.ones(n, 6))}, r"inputs and labels, a pair, not a Tensor"),
+        ({"task": Sampling(lambda n: (pair(n + 1)[0], pair(n)[1]))}, r"of 64 samples, not of 65 and 64"),
+    ],
+)
+def test_arguments_that_are_something_else(changes: dict[str, Any], message: str) -> None:
+    given = {
+        "students": Ensemble(partial(MLP, 6, 8), [1]),
+        "task": Sampling(pair),
+        "curriculum": curriculum.from_labels(),
+    }
+    with pytest.raises(ValueError, match=message) as caught:
+        train(**(given | changes), steps=2, held_out=64)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("make", [MLP(6, 8), lambda seed: MLP(6, 8)], ids=["network", "seed"])
+def test_what_builds_no_network(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"make must be a function without arguments, such as functools.partial\(MLP"):
+        Ensemble(make, [1])
+
+
+def test_training_needs_no_grad_mode() -> None:
+    found = []
+    for around in (nullcontext(), torch.no_grad(), torch.inference_mode()):
+        with around:
+            students = Ensemble(partial(MLP, 6, 8), [1])
+            found.append(train(students, TASK, curriculum.from_labels(), steps=3, held_out=64).loss[-1, 0])
+    assert found[0] == found[1] == found[2]
+
+
+class Ruling(nn.Module):
+    """Rules out the last class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = MLP(6, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x).masked_fill(torch.arange(2) == 1, -torch.inf)
+
+
+def test_classes_that_the_student_rules_out_are_named() -> None:
+    message = (
+        r"the student rules out classes \(-inf\) that its target gives weight: rule them out in teacher and labels"
+    )
+    for plan in (curriculum.one_shot(MLP(6, 16)), curriculum.from_labels()):
+        with pytest.raises(ValueError, match=message):
+            fit(plan=plan, make=Ruling)
+    x, y = TASK.sample(16, torch.Generator())
+    student = Ruling()
+    distiller = Distiller(student, curriculum.one_shot(MLP(6, 16)), total=3, calibration=x)
+    with pytest.raises(ValueError, match=message):
+        distiller(x, y, 0)
+
+
+def test_a_teacher_of_other_inputs_is_named() -> None:
+    x = torch.randn(8, 6)
+    plan = curriculum.extracted(MLP(7, 16), [("act", "act")], 2)
+    with pytest.raises(ValueError, match=r"the teacher, a MLP, cannot read the batch \(mat1 and mat2"):
+        Distiller(MLP(6, 8), plan, total=5, calibration=x)

@@ -22,10 +22,11 @@ from kdutils.curriculum import Curriculum, Stage
 from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.optimisers import SGD, Adam
+from kdutils.lab.record import Saved
 from kdutils.lab.store import Store
 from kdutils.lab.training import Run, train
 from kdutils.probes.mediation import Redrawn, Shuffled
-from kdutils.signals import Hidden, Labels, Output
+from kdutils.signals import Bound, Hidden, Labels, Output
 from kdutils.tasks import sampling
 from kdutils.tasks.models import MLP, Transformer
 from kdutils.tasks.parity import SparseParity
@@ -226,3 +227,78 @@ def test_kill_nine_at_random_moments(tmp_path: Path) -> None:
     end = subprocess.run([*command, str(folder)], capture_output=True, text=True, cwd=root, check=True)
     assert end.stdout == plain.stdout
     assert len(list(folder.glob("*.safetensors"))) == 1 and len(left) <= 2
+
+
+class Recalling(nn.Module):
+    """A network that keeps something in Python from pass to pass, and whose outputs depend on it."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.out, self.seen = how, nn.Linear(6, 2), [0]
+        self.stream, self.mean = torch.Generator().manual_seed(0), torch.zeros(6)
+        self.register_buffer("later", None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        match self.how:
+            case "stream":
+                return self.out(x * torch.rand(x.shape, generator=self.stream))
+            case "tensor":
+                self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+                return self.out(x - self.mean)
+            case "list":
+                self.seen.append(self.seen[-1] + 1)
+                return self.out(x / self.seen[-1])
+            case "empty buffer":
+                self.later = x.detach().mean(0) if self.later is None else 0.9 * self.later + x.detach().mean(0)
+                return self.out(x - self.later)
+        return self.out(x)
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """A signal that keeps something beside its generators and parameters."""
+
+    how: str
+
+    def bind(self, students: Any, x: Any, y: Any = None) -> Bound:
+        stream, seen, mean = torch.Generator().manual_seed(0), [0], [torch.zeros(6)]
+
+        def target(x: Any, y: Any) -> Any:
+            seen[0] += self.how == "count"
+            mean[0] = 0.9 * mean[0] + 0.1 * x.mean((0, 1)) if self.how == "mean" else mean[0]
+            noise = torch.randn(x.shape, generator=stream) if self.how == "stream" else 0
+            return x[..., :2] + 0.1 * seen[0] + mean[0][:2] + (noise[..., :2] if self.how == "stream" else 0)
+
+        def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
+            seen[0] += self.how == "loss"
+            return (values[""] - target).square().flatten(1).mean(1) * (1 + 0.01 * seen[0])
+
+        return Bound(("",), target, loss)
+
+
+@pytest.mark.parametrize("which", ["network", "signal"])
+@pytest.mark.parametrize("how", ["nothing", "stream", "tensor", "list", "empty buffer", "count", "mean", "loss"])
+@pytest.mark.filterwarnings("ignore:.*one by one", "ignore:.*changes its attribute", "ignore:.*eval mode")
+def test_what_is_kept_in_python_starts_anew(which: str, how: str, tmp_path: Path) -> None:
+    """No state would hold it: a stopped run is that which was never stopped, all the same."""
+    make = partial(Recalling, how) if which == "network" else partial(MLP, 6, 8)
+    plan = Curriculum("own", (Stage(Recalled(how if which == "signal" else "nothing")),))
+
+    def fit(runs: Store | None) -> Run:
+        students = Ensemble(make, (1, 2), (0.1,))
+        return train(students, TASK, plan, steps=20, batch=8, held_out=32, runs=runs, save_every=0, progress=False)
+
+    def stopping(frame: Any, event: str, argument: Any) -> None:
+        if event == "return" and frame.f_code is Saved.tick.__code__ and frame.f_locals["loop"].step == 13:
+            raise KeyboardInterrupt
+
+    whole, runs = fit(None), Watching(tmp_path)
+    sys.setprofile(stopping)  # a change of the code would make it another run
+    with pytest.raises(KeyboardInterrupt):
+        fit(runs)
+    sys.setprofile(None)
+    again = fit(runs)
+    same(again, whole)
+    keeps = how in (("stream", "tensor", "list", "empty buffer") if which == "network" else
+                    ("stream", "count", "mean", "loss"))  # fmt: skip
+    assert (runs.taken is None) == keeps

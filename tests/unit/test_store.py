@@ -422,7 +422,7 @@ def test_the_key_changes_with_what_somebody_puts_in_place_of_it(
 def test_source_hash_reads_what_the_code_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(source._ROOT, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(source, "_ROOT", tmp_path)
-    compute = source.source_hash.__wrapped__
+    compute = store.source_hash.__wrapped__
     before = compute()
     loop = tmp_path / "lab/training.py"
     code = loop.read_text(encoding="utf-8")
