@@ -291,7 +291,7 @@ class Walk:
 
 def _follows(thing: Any, name: str) -> bool:
     """Whether a property keeps this and would compute it anew: then it says nothing that the rest does not."""
-    made, value = inspect.getattr_static(type(thing), name, None), vars(thing).get(name)
+    made, value = inspect.getattr_static(type(thing), name, None), getattr(thing, "__dict__", {}).get(name)
     kept = isinstance(made, functools.cached_property)
     if kept and source.is_own(type(thing)) and source.is_data(value):  # others may lead back to it
         return describe(made.func(thing)) == describe(value)
