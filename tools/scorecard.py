@@ -38,7 +38,8 @@ PAPERS = (
      "letter).",
      ("grammar-progressive-ahead", "grammar-progressive-vs-one-shot")),
     ("panigrahi2025", "Progressive distillation helps in language modelling on real text (tested here: a causal "
-     "network, one checkpoint, the shorter trainings).", ("english-progressive-1000", "english-progressive-2000")),
+     "network, one checkpoint, the shorter trainings).",
+     ("english-progressive-400", "english-progressive-1000", "english-progressive-2000")),
     ("gupta2025", "Two-layer networks on parities: extraction is far better than one-shot (labels are shown beside "
      "it; with 100 bits they had the longer training).",
      ("extraction-vs-one-shot", "extraction-vs-labels", "paper-size-vs-one-shot", "paper-size-vs-labels")),
@@ -62,10 +63,11 @@ BEYOND = (
      ("scaling-extraction-2", "scaling-extraction-3", "scaling-extraction-4")),
     ("Language modelling: is it what the teacher has learned (the control matches an untrained network's layers)?",
      ("grammar-control", "grammar-longer-vs-untrained", "english-control")),
-    ("Language modelling, few steps: is a loss on output and hidden layer at once ahead of one-shot?",
+    ("Language modelling, short trainings: is a loss on output and hidden layer at once ahead of one-shot?",
      ("grammar-joint-few", "english-joint-400", "english-joint-1000", "english-joint-2000")),
     ("Language modelling on English, the shorter trainings: is a checkpoint at least as good as extraction?",
-     ("english-progressive-vs-extraction-1000", "english-progressive-vs-extraction-2000")),
+     ("english-progressive-vs-extraction-400", "english-progressive-vs-extraction-1000",
+      "english-progressive-vs-extraction-2000")),
     ("Language modelling: is extraction ahead of labels after as many operations?",
      ("grammar-extraction-vs-labels-flops", "grammar-labels-flops-longest", "english-extraction-vs-labels-flops")),
     ("A pretrained teacher, run once over a short text: does extraction help?",
