@@ -211,8 +211,9 @@ class _Loop:
             self.flops_per_sample = teacher / (seeds * self.batch) + student / (members * self.batch)
             self.counted = True
             if self.again is not None and outside.kept():  # a signal of the reader's own
-                values = self.students.clone().run(x, self.bound.reads, self.mode, ("noise", 0))[0]
-                self.recalls |= recalls(self.again(), x, y, values, self.students.spread)
+                with seeding.global_rng(0, device=self.rates.device), torch.no_grad():
+                    values = self.students.clone().run(x, self.bound.reads, self.mode)[0]
+                    self.recalls |= recalls(self.again(), x, y, values, self.students.spread)
         self.students.buffers = {name: value.detach() for name, value in buffers.items()}
         with torch.no_grad():
             self.first_bad = torch.where(losses.isfinite(), self.first_bad, self.first_bad.clamp(max=step))
