@@ -16,6 +16,7 @@ from kdutils import checks, identity, reading
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.store import Store
 
+_FLAT = {"_flat_weights", "_flat_weight_refs"}  # what a torch.nn.RNN, and its like, lists its parameters in
 SHARE = 0.01  # of the time, at most, goes into saving the state of a run that is under way
 
 
@@ -114,10 +115,13 @@ def remembered(before: Ensemble, after: Ensemble) -> str | None:
 
 
 def _memory(network: nn.Module, built: nn.Module) -> dict[tuple[str, str], Any]:
-    """What its modules hold beside parameters, modules, and buffers that held something when it was `built`."""
+    """What its modules hold beside parameters, modules, and buffers that held something when it was `built`; torch's
+    own modules hold there what follows from their parameters."""
     tables = {path: part._buffers for path, part in network.named_modules()}
+    own = {path for path, part in network.named_modules() if not type(part).__module__.startswith("torch.")}
+    held = {key: value for key, value in checks.attributes(network).items() if key[0] in own and key[1] not in _FLAT}
     empty = ((path, name) for path, part in built.named_modules() for name, b in part._buffers.items() if b is None)
-    return checks.attributes(network) | {(path, name): tables[path].get(name) for path, name in empty}
+    return held | {(path, name): tables[path].get(name) for path, name in empty}
 
 
 def _alike(one: Any, two: Any) -> bool:

@@ -58,6 +58,17 @@ class Gated(nn.Module):
         return self.readout(self.act(x))
 
 
+class Sequence(nn.LSTM):
+    """One of the reader's own, which is a layer of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 4, batch_first=True)
+        self.act, self.readout = nn.LSTM(4, 8, batch_first=True), nn.utils.parametrizations.weight_norm(nn.Linear(8, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.readout(self.act(super().forward(x[..., None])[0])[0][:, -1])
+
+
 def plans() -> dict[str, Curriculum]:
     redrawn, last = Hidden(WIDE, redraw=True), Stage(Labels())
     sparse = Hidden(WIDE, projection=partial(projections.sparse, s=2))
@@ -145,6 +156,11 @@ def test_a_run_goes_on_at_any_step_of_a_block_of_samples(tmp_path: Path) -> None
 @pytest.mark.filterwarnings("ignore:.*eval mode", "ignore:.*one by one")
 def test_members_that_do_not_stack_go_on_too(make: Callable, mode: str, tmp_path: Path) -> None:
     check(make, curriculum.extracted(WIDE, steps=7), tmp_path, [5, 12], mode=mode)
+
+
+@pytest.mark.filterwarnings("error:.*changes its attribute", "ignore:.*one by one")
+def test_recurrent_members_go_on_too(tmp_path: Path) -> None:
+    check(Sequence, curriculum.one_shot(WIDE), tmp_path, [5, 12])
 
 
 def test_transformers_go_on_too(tmp_path: Path) -> None:
