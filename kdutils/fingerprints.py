@@ -98,8 +98,9 @@ def _reads(thing: Any) -> Iterator[tuple[nn.Module, str]]:
             yield from _reads(part)
     elif isinstance(teacher := getattr(thing, "teacher", None), nn.Module):
         yield teacher, getattr(thing, "layer", reading.OUTPUT)
-    elif is_dataclass(thing) and not isinstance(thing, type):
-        yield from _reads([getattr(thing, field.name) for field in fields(thing)])
+    elif not isinstance(thing, type) and (is_dataclass(thing) or hasattr(thing, "bind")):
+        names = [field.name for field in fields(thing)] if is_dataclass(thing) else vars(thing)
+        yield from _reads([getattr(thing, name) for name in names])
 
 
 def _some(one: Any, teacher: nn.Module, x: Any, path: str, paths: list[str], counts: Any) -> str:

@@ -142,6 +142,7 @@ def plans(teacher: nn.Module) -> dict[str, Curriculum]:
         "output": curriculum.one_shot(teacher),
         "weighted": Curriculum("both", (Stage(WeightedSum(((1.0, Output(teacher)), (0.5, Output(teacher, 2.0))))),)),
         "own": Curriculum("own", (Stage(Square(teacher)),)),
+        "named otherwise": Curriculum("own", (Stage(Other(teacher)),)),
     }
 
 
@@ -150,7 +151,7 @@ def host(plan: Curriculum, student: nn.Module | None = None, **more: Any) -> Dis
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-@pytest.mark.parametrize("kind", ["output", "weighted", "own"])
+@pytest.mark.parametrize("kind", ["output", "weighted", "own", "named otherwise"])
 def test_teachers_that_differ_are_told_apart(pair: str, kind: str, tmp_path: Path) -> None:
     (one, two), (again, _) = (PAIRS[pair]() for _ in range(2))
     state = host(plans(one)[kind]).state_dict()
@@ -160,7 +161,7 @@ def test_teachers_that_differ_are_told_apart(pair: str, kind: str, tmp_path: Pat
         host(plans(same)[kind], linear(4)).load_state_dict(state)  # a pass changes nothing, nor does the student
     with pytest.raises(ValueError, match="the saved state is of another curriculum"):
         host(plans(two)[kind]).load_state_dict(state)
-    if kind == "own":
+    if kind not in ("output", "weighted"):
         return
     for teacher in (one, again):
         recorded.record(plans(teacher)[kind], linear(3), X, tmp_path, calibration=X)
@@ -380,6 +381,16 @@ class Square:
             return (values[""] - target).square().flatten(1).mean(1)
 
         return Bound(("",), lambda x, y: students.read(self.teacher, x, ""), loss)
+
+
+class Other(Square):
+    """The same, whose network has another name."""
+
+    def __init__(self, teacher: nn.Module) -> None:
+        self.networks = {"large": teacher}, [teacher]
+
+    def bind(self, students: Any, x: Any, y: Any = None) -> Bound:
+        return Square(self.networks[1][0]).bind(students, x, y)
 
 
 def embedding(seed: int) -> nn.Module:
