@@ -301,3 +301,12 @@ def test_a_task_that_makes_itself_ready_at_the_first_call_is_kept(tmp_path: Path
         warnings.simplefilter("error")
         fit(Lazy(), Store(tmp_path / "runs"))
     assert len(list(tmp_path.glob("runs/*.safetensors"))) == 1
+
+
+def test_a_text_of_code_that_is_read_counts_as_any_file(tmp_path: Path) -> None:
+    file = tmp_path / "settings.py"
+    file.write_text("0")
+    with pytest.warns(
+        UserWarning, match=r"this run is not kept: it depends on the file 'settings.py' that `Task` opens"
+    ):
+        fit(Task(lambda path: float(path.read_text()), file), Store(tmp_path / "runs"), save_every=0)
