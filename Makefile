@@ -75,7 +75,7 @@ bench: setup ## speed, as ratios within one run
 study: setup ## train what is missing of a study (NAME=grammar; SMOKE=1 the small version; SCHEDULER=tcp://... elsewhere)
 	$(BIN)/python tools/study.py "$(NAME)" $(if $(SMOKE),--smoke) $(if $(WORKERS),--workers $(WORKERS)) \
 		$(if $(THREADS),--threads $(THREADS)) $(if $(SCHEDULER),--scheduler $(SCHEDULER)) $(if $(DEVICE),--device $(DEVICE)) \
-		$(if $(BUDGETS),--budgets $(BUDGETS)) $(if $(ARMS),--arms "$(ARMS)") $(if $(SIZES),--sizes "$(SIZES)")
+		$(if $(BUDGETS),--budgets $(BUDGETS)) $(if $(ARMS),--arms "$(ARMS)") $(if $(filter-out undefined,$(origin SIZES)),--sizes "$(SIZES)")
 
 audit: setup ## train a few cells of a study's records anew and compare every number (NAME=grammar; SMOKE=1; SEED=0)
 	$(BIN)/python tools/audit.py "$(NAME)" $(if $(SMOKE),--smoke) $(if $(SEED),--seed $(SEED)) $(if $(CELLS),--cells $(CELLS))
