@@ -14,6 +14,7 @@ from torch import nn
 from kdutils import checks, fingerprints, fitting, inside, reading, warned
 from kdutils.curriculum import Stage
 from kdutils.signals import Bound, Signal
+from kdutils.teachers import Passes
 
 _WITH_A_MODE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 
@@ -35,7 +36,7 @@ class One:
         if first is None:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
         self.device = _there(student)
-        self.stage, self.paths, self.seen, self.rows = -1, {}, {}, None
+        self.stage, self.passes, self.rows = -1, Passes(), None
         self.mask, self.marks, self.unmarked, self.sharing, self.spare = None, None, False, {}, set()
         self.looked = False  # at the entries of a mask, which waits for a GPU: once
         self.classes = False  # whether outputs are compared by their softmax
@@ -126,26 +127,19 @@ class One:
 
     def enter(self, stage: int | None = None) -> None:
         """Forget what teachers said about the last inputs; in a new stage, also what is asked of them."""
-        self.seen = {}
+        self.passes.forget()
         if stage is not None and stage != self.stage:
-            self.stage, self.paths = stage, {}
+            self.stage, self.passes = stage, Passes()
 
     @torch.no_grad()
     def read(self, teacher: nn.Module, x: Any, path: str, units: int | None = None, state: Any = None) -> torch.Tensor:
         if state is not None:  # a narrowed pass is of one layer alone
             found = self._pass(teacher, x, (path,), state)[path]
             return (found if units is None else found.movedim(units, -1))[None]
-        wanted = self.paths.setdefault(id(teacher), [])
-        if path not in wanted:
-            wanted.append(path)
-        held, values = self.seen.get((id(teacher), id(x)), (None, {}))
-        if held is not x or path not in values:
-            values = self._pass(teacher, x, tuple(wanted))
-            self.seen[id(teacher), id(x)] = x, values
-        found = self.cut(values[path], path)
+        found = self.cut(self.passes.read(teacher, x, path, partial(self._pass, teacher, x)), path)
         return (found if units is None else found.movedim(units, -1))[None]
 
-    def _pass(self, teacher: nn.Module, x: Any, paths: tuple[str, ...], state: Any = None) -> dict[str, torch.Tensor]:
+    def _pass(self, teacher: nn.Module, x: Any, paths: Sequence[str], state: Any = None) -> dict[str, torch.Tensor]:
         """A pass of a teacher in eval mode; parts that are the student's, too, come back in the mode they were in."""
         common = self.sharing.get(id(teacher), ())
         training = any(module.training for module in teacher.modules())

@@ -107,7 +107,7 @@ def _some(one: Any, teacher: nn.Module, x: Any, path: str, paths: list[str], cou
     """Some entries of what a teacher returns at a path, in a width that rounding does not change."""
     if path == paths[0]:
         one.enter()
-        one.paths[id(teacher)] = list(paths)  # in one pass
+        one.passes.paths[id(teacher)] = list(paths)  # in one pass
     values = one.read(teacher, x, path)
 
     def draw(entries: torch.Tensor, many: int) -> torch.Tensor:

@@ -209,13 +209,14 @@ def classes(students: Any, x: Any, y: Any, teacher: nn.Module | None = None) -> 
 
 def pairs(own: torch.Tensor, target: Any, units: int | None = None) -> tuple[torch.Tensor, torch.Tensor, Any]:
     """A student's values, what they should be, and where that counts: (members, n, ...), a row a position."""
-    (wanted, weights), own = target if isinstance(target, tuple) else (target, None), _last(own, units)
+    (wanted, weights), own = target if isinstance(target, tuple) else (target, None), last(own, units)
     if own.shape[:-1] != wanted.shape[:-1]:
         raise ValueError(f"the student's values are {tuple(own.shape)}, their target is {tuple(wanted.shape)}")
     return own.flatten(1, -2), wanted.flatten(1, -2), None if weights is None else weights.flatten(1)
 
 
-def _last(values: torch.Tensor, units: int | None) -> torch.Tensor:
+def last(values: torch.Tensor, units: int | None) -> torch.Tensor:
+    """Values (seeds, batch, ...) with the dimension `units` of a sample's batch at the end; as they are for None."""
     return values if units is None else values.movedim(units if units < 0 else units + 1, -1)
 
 
@@ -256,13 +257,3 @@ def counted(
 def frozen(teacher: nn.Module, device: torch.device) -> nn.Module:
     """A copy in eval mode (of a compiled or parallel teacher, of the network inside), out of everybody's reach."""
     return copied(_inside(teacher)).to(device).eval()
-
-
-@torch.no_grad()
-def read(teacher: nn.Module, x: Any, path: str, units: int | None = None, state: dict | None = None) -> torch.Tensor:
-    """The teacher's module at `path` on inputs (seeds, batch, ...): (seeds, batch, ..., units), without a gradient."""
-    lead: list[torch.Size] = []  # (seeds, batch), the same for every tensor in x
-    values = outputs_at(teacher, each(lambda t: lead.append(t.shape[:2]) or t.flatten(0, 1), x), (path,), state)[path]
-    if values.dim() < 2 or len(values) != lead[0].numel():
-        check_units(teacher, path, values.shape, lead[0].numel(), None)
-    return _last(values.unflatten(0, lead[0]), units)

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from kdutils import checks, losses, reading, seeding
-from kdutils.narrowing import narrowed
 from kdutils.projections import Projection, gaussian
+from kdutils.teachers import narrowed
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Students(Protocol):
     """What a signal asks of the networks that learn from it: members over seeds, all built like `skeleton`.
 
     `spread` makes one entry a seed one a member, `shape_at` is the shape (batch, ...) of what one returns at a path;
-    `teacher` is what they `read` a teacher from, as `kdutils.reading.read` does.
+    `teacher` is what they `read` a teacher from, as `kdutils.teachers.read` does.
     """
 
     seeds: tuple[int, ...]

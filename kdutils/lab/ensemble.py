@@ -16,7 +16,7 @@ from torch import nn
 from torch.func import vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kdutils import checks, reading, seeding
+from kdutils import checks, reading, seeding, teachers
 from kdutils.tasks import models
 
 Tensors = dict[str, torch.Tensor]
@@ -81,7 +81,7 @@ class Ensemble:
         self.buffers = self._stack([dict(n.named_buffers()) for n in self.networks])
         if not self.stacks:  # one network a member, which may keep something in Python between passes
             self.networks += [reading.copied(n) for _ in self.learning_rates[1:] for n in self.networks]
-        self.drawn = 0
+        self.drawn, self.passes = 0, None  # in a stage of `train`, what its signals share of their teachers
         self._way: list[_Way] = []  # found at the first pass, shared by clones
 
     @property
@@ -110,14 +110,11 @@ class Ensemble:
         return per_seed if repeats == 1 else per_seed.repeat(repeats, *[1] * (per_seed.dim() - 1))
 
     def outputs(self, x: torch.Tensor, paths: tuple[str, ...] = (reading.OUTPUT,)) -> Tensors:
-        """What each member's modules at `paths` output, in eval mode; the members stay as they are.
+        """{path: (members, batch, ...)}, what each member's modules output in eval mode; the members stay as they are.
 
         Args:
             x: (seeds, batch, ...), one batch a seed; `x.expand(len(seeds), *x.shape)` shares one batch.
             paths: module paths; `""` is the network's output.
-
-        Returns:
-            {path: (members, batch, ...)}
         """
         return self.run(x, paths)[0]
 
@@ -261,13 +258,15 @@ class Ensemble:
         return values.shape[1:]
 
     def teacher(self, network: nn.Module) -> nn.Module:
-        return reading.frozen(network, self.device)
+        return (self.passes or teachers.Passes()).copy(network, self.device)
 
-    read = staticmethod(reading.read)
+    def read(self, teacher: nn.Module, x: Any, path: str, units: int | None = None, state: Any = None) -> torch.Tensor:
+        return teachers.read(teacher, x, path, units, state, self.passes)
 
     def with_parameters(self, state: Tensors) -> Ensemble:
         """The same seeds, learning rates and shape, with other (stacked) parameters, and buffers where given."""
         other = copy.copy(self)
+        other.passes = None
         other.parameters = {name: state[name] for name in self.parameters}
         other.buffers = {name: state.get(name, value) for name, value in self.buffers.items()}
         return other

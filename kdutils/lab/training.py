@@ -21,6 +21,7 @@ from kdutils.signals import Bound
 from kdutils.tasks import cost, outside
 from kdutils.tasks.outside import draw
 from kdutils.tasks.sampling import HeldOut, Samples, cause_of_none, recalls
+from kdutils.teachers import Passes
 
 CALIBRATION = 1024  # positions a seed that a stage reads once, to fix the scale of its targets; 64 samples at least
 
@@ -182,7 +183,7 @@ class _Loop:
         generators = [seeding.generator(seed, "calibration", index, device=students.device) for seed in students.seeds]
         size = max(64, CALIBRATION // max(1, self.judge.pieces[0][1][0].numel()))
         x, y = (torch.stack(p) for p in zip(*[draw(self.task, size, g) for g in generators], strict=True))
-        self.entry = self._copy()
+        self.entry, students.passes = self._copy(), Passes()
         own = source.is_own(type(stage.signal))  # else it is a teacher that may look at something
         self.part = stage.signal if own else getattr(stage.signal, "teacher", stage.signal)
         self.bound = outside.heard(self.part, lambda: stage.signal.bind(students, x, y))
@@ -222,6 +223,7 @@ class _Loop:
 
     def _gradients(self, x: torch.Tensor, target: Any) -> tuple[torch.Tensor, tuple[Any, ...], dict[str, torch.Tensor]]:
         """Losses, what they say to each trainable tensor, and the buffers as the pass left them."""
+        self.students.passes.forget()  # what teachers said is not held while the students run
         noise = ("noise", self.students.drawn, self.step)
         values, buffers = self.students.run(x, self.bound.reads, self.mode, noise)
         losses = self.bound.loss(values, self.students.spread(target))
@@ -266,7 +268,7 @@ class _Loop:
     def finish(self, seconds: float, settings: dict[str, Any], key: str) -> Run:
         for parameter in self.students.parameters.values():
             parameter.requires_grad_(False)
-        self.students.drawn += 1
+        self.students.drawn, self.students.passes = self.students.drawn + 1, None
         steps, spent, accuracy, loss = (np.array(column) for column in zip(*self.evaluations, strict=True))
         device = self.students.device
         return Run(

@@ -6,18 +6,18 @@ import contextlib
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 Result = TypeVar("Result")
 
 
 def flops(compute: Callable[[], Result]) -> tuple[Result, int]:
-    """Run `compute` and count the floating-point operations of its matrix products (torch's own counter).
+    """Run `compute` and count the floating-point operations of its matrix products and convolutions (torch's counter).
 
     Element-wise work is not counted; a multiply-add counts as two.
 
@@ -25,10 +25,18 @@ def flops(compute: Callable[[], Result]) -> tuple[Result, int]:
     >>> flops(lambda: torch.ones(2, 3) @ torch.ones(3, 5))[1]
     60
     """
+    mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
     # the counter does not know a CPU's fused attention; the plain one does the same products
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         result = compute()
     return result, counter.get_total_flops()
+
+
+def _convolution_backward(slope: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any) -> int:
+    """As many as the pass itself for the inputs' gradient, and for the weights'. torch's own formula forgets groups,
+    and members that run as groups of one convolution would count each other's."""
+    _, _, _, _, transposed, _, _, (inputs, weights, _) = rest
+    return (inputs + weights) * conv_flop_count(list(x), list(weight), list(slope), transposed)
 
 
 def storage(networks: Sequence[nn.Module]) -> int:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "kdutils"
 METHOD = {"curriculum", "signals", "projections", "losses", "reading"}
-TOOLS = {"checks", "identity", "narrowing", "seeding", "source"}  # small, and of use to every room
+TOOLS = {"checks", "identity", "seeding", "source", "teachers"}  # small, and of use to every room
 HOSTS = {"binding", "distiller", "fingerprints", "fitting", "hf", "hosted", "inside", "recorded", "shards", "warned"}
 FLOORS = ("method", "tasks", "probes", "hosts", "lab", "studies", "pages")  # lowest first
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -88,7 +88,7 @@ def test_the_method_stands_on_torch_alone() -> None:
     others = {"matplotlib", "ipywidgets", "anywidget", "tokenizers", "pandas", "scipy", "dask", "transformers"}
     assert not loaded & others
     assert {n for n in loaded if n.startswith("kdutils.")} <= {
-        f"kdutils.{room}" for room in METHOD | {"checks", "narrowing", "seeding"}
+        f"kdutils.{room}" for room in METHOD | {"checks", "seeding", "teachers"}
     }
 
 

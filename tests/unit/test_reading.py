@@ -16,8 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from kdutils import checks, reading, seeding
 from kdutils.lab.ensemble import Ensemble
-from kdutils.reading import OUTPUT, module_at, outputs_at, read
+from kdutils.reading import OUTPUT, module_at, outputs_at
 from kdutils.signals import Hidden, Output
+from kdutils.teachers import read
 
 X = torch.randn(5, 6, generator=seeding.generator(0, "x"))
 

@@ -1,3 +1,4 @@
+import copy
 import ctypes
 import os
 import re
@@ -17,7 +18,7 @@ from kdutils.curriculum import Curriculum, Stage
 from kdutils.lab import store
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.training import DivergenceError, Run, train
-from kdutils.signals import Bound, Hidden, Labels, Regressed, Signal
+from kdutils.signals import Bound, Hidden, Labels, Output, Regressed, Signal, WeightedSum
 from kdutils.tasks.models import MLP
 from kdutils.tasks.parity import SparseParity
 from kdutils.tasks.sampling import BLOCK
@@ -185,6 +186,53 @@ def test_flops_of_an_mlp_by_hand(students: Ensemble) -> None:
     assert np.array_equal(np.diff(extraction.flops)[:3], [5 * 8 * (teacher_and_projection + student)] * 3)
     assert np.diff(extraction.flops)[3] == np.diff(shot.flops)[3]
     assert labels.flops[0] == shot.flops[0] == extraction.flops[0] == 0
+
+
+class Apart:
+    """Students of whom every signal asks for passes of its own."""
+
+    def __init__(self, students: Ensemble) -> None:
+        self.students = students.clone()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.students, name)
+
+
+@dataclass(frozen=True)
+class Alone:
+    """A signal that shares no pass of its teacher with others."""
+
+    signal: Signal
+
+    def bind(self, students: Ensemble, x: torch.Tensor, y: torch.Tensor) -> Bound:
+        return self.signal.bind(Apart(students), x, y)
+
+
+def test_several_signals_of_a_stage_read_their_teacher_in_one_pass() -> None:
+    layers = [Output(TEACHER), Hidden(TEACHER, "hidden", "hidden"), Hidden(TEACHER)]
+    shared, apart = (
+        fit(Curriculum("both", (Stage(WeightedSum(tuple((0.5, kind(s)) for s in layers))),)))
+        for kind in (lambda signal: signal, Alone)
+    )
+    assert np.array_equal(shared.loss, apart.loss)
+    assert store.digest(shared.students.parameters) == store.digest(apart.students.parameters)
+    forward = 2 * (6 * 24 + 24 * 2)
+    assert np.array_equal(np.diff(apart.flops) - np.diff(shared.flops), [5 * 8 * 2 * 2 * 6 * 24] * 4)  # two to a layer
+    one = fit(Curriculum("one", (Stage(Output(TEACHER)),)))
+    projections = 2 * 2 * 24 * 8
+    assert np.array_equal(np.diff(shared.flops), np.diff(one.flops) + 5 * 8 * projections)
+    assert np.diff(one.flops)[0] > 5 * 8 * forward
+
+
+def test_a_teacher_is_copied_anew_for_each_stage_and_held_no_longer() -> None:
+    teacher = MLP(6, 24)
+    run = fit(curriculum.one_shot(teacher))
+    with torch.no_grad():
+        next(teacher.parameters()).zero_()
+    assert run.students.passes is None
+    other = fit(curriculum.one_shot(teacher), run.students)
+    fresh = fit(curriculum.one_shot(copy.deepcopy(teacher)), run.students)
+    assert np.array_equal(other.loss, fresh.loss)
 
 
 PLANS = [
