@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -30,12 +31,14 @@ class One:
             raise ValueError(
                 "what is built in torch.inference_mode() cannot be trained: build it outside of that block"
             )
-        self.skeleton, self.seeds = student, (int(seed),)
+        self.skeleton, self.seeds = student, tuple(checks.listed("seed", [seed], Integral))
         self.vocabulary = None if vocabulary is None else checks.count("vocabulary", vocabulary)
         first = next(student.parameters(), None)
         if first is None:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
-        self.device = _there(student)
+        if any(tensor.is_meta for tensor in chain(student.parameters(), student.buffers())):
+            raise ValueError(f"the student, a {type(student).__name__}, is on the meta device: load its weights before")
+        self.device = first.device
         self.stage, self.passes, self.rows = -1, Passes(), None
         self.mask, self.marks, self.unmarked, self.sharing, self.spare = None, None, False, {}, set()
         self.looked = False  # at the entries of a mask, which waits for a GPU: once
@@ -56,7 +59,7 @@ class One:
             read = inside.given(self.skeleton, inside.first(x), self.spare)
             fitting.decodes(self.skeleton, read, (path,))
             headed = fitting.headed(self.skeleton) if self.classes and path == reading.OUTPUT else nullcontext()
-            with checks.uncached(self.skeleton), headed:
+            with fitting.uncached(self.skeleton), headed:
                 values = reading.outputs_at(self.skeleton, read, (path,))[path]
             if path == reading.OUTPUT and self.vocabulary and self.vocabulary > values.shape[-1]:
                 raise ValueError(f"the student's output has {values.shape[-1]} classes, vocabulary={self.vocabulary}")
@@ -85,9 +88,10 @@ class One:
         own, theirs = ({id(module): name for name, module in net.named_modules()} for net in (self.skeleton, network))
         if id(self.skeleton) in theirs:
             raise ValueError("the teacher is the student itself, or its whole: give a copy (copy.deepcopy)")
-        moving = {id(p): name for name, p in self.skeleton.named_parameters() if p.requires_grad}
+        moving = {inside.place(p): name for name, p in self.skeleton.named_parameters() if p.requires_grad}
         both = [module for module in network.modules() if id(module) in own and isinstance(module, _WITH_A_MODE)]
-        shared = [moving[id(p)] for p in network.parameters() if id(p) in moving] + [own[id(module)] for module in both]
+        shared = [moving[n] for n in map(inside.place, network.parameters()) if n in moving]
+        shared += [own[id(module)] for module in both]
         if shared:
             raise ValueError(
                 f"teacher and student share {shared[0]!r}: give the student copies of all that it trains, and of "
@@ -147,23 +151,18 @@ class One:
         read = inside.given(teacher, inside.first(x), self.spare | inside.taken(self.skeleton)[0])
         fitting.decodes(teacher, read, paths)
         try:
-            with checks.uncached(teacher):
+            with fitting.uncached(teacher):
                 return reading.outputs_at(teacher, read, paths, state)
-        except (IndexError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+        except (IndexError, RuntimeError, TypeError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or (type(error) is TypeError and "argument" not in str(error)):
                 raise
             told = f"the teacher, a {type(teacher).__name__}, cannot read the batch ({str(error).splitlines()[0]})"
+            if isinstance(error, TypeError):
+                raise TypeError(f"{told}: give what its forward takes") from error
             advice = "has it inputs of the student's width, and as many ids (vocabulary, positions)?"
             raise ValueError(f"{told}: {advice}") from error
         finally:
             checks.restored([(module, mode) for module, mode in before if id(module) in common])
-
-
-def _there(student: nn.Module) -> torch.device:
-    """The device of its first parameter; ValueError for one whose numbers are nowhere."""
-    if any(tensor.is_meta for tensor in chain(student.parameters(), student.buffers())):
-        raise ValueError(f"the student, a {type(student).__name__}, is on the meta device: load its weights before")
-    return next(student.parameters(), torch.empty(0)).device
 
 
 @contextmanager
@@ -260,20 +259,23 @@ class Only:
     def __init__(self, student: nn.Module, stages: Sequence[Stage]) -> None:
         named = {name.replace("_orig_mod.", ""): p for name, p in student.named_parameters()}  # compiled or not
         for stage in stages:
-            if told := inside.unnamed(named, stage):
-                raise ValueError(_tied(student, stage.only) or told)
-        self.paths: tuple[str, ...] = ()
+            lost, told = inside.unnamed(named, stage)
+            if lost:
+                raise ValueError(_tied(student, lost) or told)
+        self.paths, self.task = (), -1  # what moves, in the backward pass of that number
         self.known = {id(p) for p in named.values() if p.requires_grad}
         for name, parameter in named.items():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(partial(self.drop, name))
 
     def drop(self, name: str, parameter: torch.Tensor) -> None:
+        if self.task != torch._C._current_graph_task_id():  # an error has ended ours
+            self.close()
         if self.paths and not inside.under(name, self.paths):
             parameter.grad = None
 
     def open(self, paths: tuple[str, ...], gradient: torch.Tensor) -> None:
-        self.paths = paths
+        self.paths, self.task = paths, torch._C._current_graph_task_id()
         torch.autograd.Variable._execution_engine.queue_callback(self.close)  # as DistributedDataParallel does
 
     def close(self) -> None:
@@ -284,11 +286,11 @@ class Only:
             raise ValueError("a parameter of the student was unfrozen or replaced: build the Distiller after that")
 
 
-def _tied(student: nn.Module, paths: Sequence[str]) -> str:
-    """What to say of paths whose parameters have another name, too."""
+def _tied(student: nn.Module, path: str) -> str:
+    """What to say of a path whose parameters have another name, too."""
     named, every = dict(student.named_parameters()), student.named_parameters(remove_duplicate=False)
     for name, parameter in every:
-        if inside.under(name, paths):
+        if inside.under(name, (path,)):
             other = next(first for first, p in named.items() if p is parameter)
-            return f"only={paths}: {name!r} is tied to {other!r}, so name that"
+            return f"only={path!r}: {name!r} is tied to {other!r}, so name that"
     return ""

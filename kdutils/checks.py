@@ -7,8 +7,7 @@ import inspect
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -31,10 +30,11 @@ def count(name: str, value: Any) -> int:
     return int(value)
 
 
-def number(name: str, value: Any, above: float = -math.inf) -> float:
-    """A finite number larger than `above`, numpy's among them, as Python's float."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not above < value < math.inf:
+def number(name: str, value: Any, above: float = -math.inf, most: float = sys.float_info.max) -> float:
+    """A finite number larger than `above` and at `most` so large, numpy's among them, as Python's float."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not above < value <= most:
         wanted = "a finite number" if above == -math.inf else f"a finite number above {above:g}"
+        wanted += f", and {most:g} at most" if most < sys.float_info.max else ""
         raise ValueError(f"{name} must be {wanted}, not {value!r}")
     return float(value)
 
@@ -76,12 +76,16 @@ def not_probabilities(outputs: torch.Tensor, whose: str = "teacher") -> None:
         raise ValueError(f"the {whose}'s outputs are probabilities, which sum to 1: let it return logits")
 
 
-def labels(y: torch.Tensor, look: bool = True) -> None:
-    """Refuse labels that are no classes; to `look` at the entries waits for a GPU."""
+def labels(y: torch.Tensor, look: bool = True, classes: float = math.inf) -> None:
+    """Refuse labels that are none of so many classes; to `look` at the entries waits for a GPU."""
+    if y is None:
+        return
     if not isinstance(y, torch.Tensor) or y.is_floating_point() or y.is_complex():
         advice = "for regression or several labels write a signal of your own, and give a task a `score`"
         raise ValueError(f"labels must be whole numbers, not {getattr(y, 'dtype', type(y).__name__)}: {advice}")
-    if look and (wrong := y[(y < 0) & (y.long() != IGNORE)]).numel():
+    if look and (wrong := y[((y < 0) & (y.long() != IGNORE)) | (y.long() >= classes)]).numel():
+        if classes < math.inf:
+            raise ValueError(f"label {wrong[0].item()} is none of the student's classes, 0 to {classes - 1}")
         raise ValueError(f"labels are classes from 0 on, and {IGNORE} where nothing is asked, not {wrong[0].item()}")
 
 
@@ -106,7 +110,7 @@ def fitting(outputs: Sequence[int], y: Any, needed: bool, look: bool = True) -> 
 
 
 def _are_shares(y: torch.Tensor) -> bool:
-    return bool((y >= 0).all() and ((y.sum(-1) - 1).abs() < 1e-3).all())
+    return bool((y >= 0).all() and ((y.sum(-1) - 1).abs() < 1e-2).all())  # bfloat16 rounds each by up to 0.4 %
 
 
 def classes_last(x: Any, outputs: Sequence[int]) -> None:
@@ -138,9 +142,29 @@ def pairs(name: str, values: Any) -> list[tuple[str, str]]:
     return [(str(one), str(two)) for one, two in found]
 
 
+def layer(teacher: Any, paths: Sequence[Any], units: Any) -> None:
+    """Nothing, where the teacher is a network, layers are named by their paths, and a dimension by its number."""
+    if not isinstance(teacher, nn.Module):
+        raise ValueError(f"a teacher must be a torch module, not a {type(teacher).__name__}")
+    if lost := [path for path in paths if not isinstance(path, str)]:
+        raise ValueError(f"a layer is named by its path, such as 'blocks.0', not by {lost[0]!r}")
+    if units is not None and (isinstance(units, bool) or not isinstance(units, Integral)):
+        raise ValueError(f"units is the number of a dimension, such as 1, not {units!r}")
+
+
+def texts(name: str, values: Any) -> tuple[str, ...]:
+    """Paths, or one path, as a tuple of them."""
+    values = (values,) if isinstance(values, str) else values
+    if not isinstance(values, tuple | list) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{name} must be paths of parameters or modules, as ('readout',), not {values!r}")
+    return tuple(values)
+
+
 def some(name: str, values: Any) -> Any:
     """The values, at least one."""
-    values = values if isinstance(values, Mapping) else list(values)
+    if name == "checkpoints" and not isinstance(values, Mapping):
+        raise ValueError(f"{name} must be a mapping, as {{'half way': network}}, not a {type(values).__name__}")
+    values = values if isinstance(values, Mapping) else listed(name, values)
     if not values:
         raise ValueError(f"{name} are empty, and nothing would come before the final teacher: say one_shot(teacher)")
     return values
@@ -152,21 +176,6 @@ def copied(model: nn.Module) -> nn.Module:
     dead = torch._C._functorch.is_batchedtensor  # of a vmap that is over: nobody can read its numbers any more
     memo = {id(v): torch.zeros(v.shape) if dead(v) else v.detach().clone() for v in kept if dead(v) or not v.is_leaf}
     return copy.deepcopy(model, memo)
-
-
-def moments(sample: torch.Tensor, weights: torch.Tensor | None, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean of every unit of a sample (seeds, n, units), and one root mean square around them a seed.
-
-    ValueError, with the sample's `name`, where no unit varies by more than rounding.
-    """
-    w = torch.ones_like(sample[..., :1]) if weights is None else weights.to(sample.dtype)[..., None]
-    w, sample = w / w.sum(1, keepdim=True).clamp_min(1), only(sample, weights)
-    centre = (sample * w).sum(1, keepdim=True)
-    size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt()
-    rounding = 16 * torch.finfo(size.dtype).eps * centre.square().mean(2, keepdim=True).sqrt()
-    if (size <= rounding).any():
-        raise ValueError(f"{name} is the same for the whole calibration sample: there is nothing in it to match")
-    return centre, size.clamp_min(1e-12)
 
 
 def held(whole: tuple | list, parts: list) -> Any:
@@ -257,20 +266,6 @@ def of_the_hub(config: Any) -> bool:
     """Whether this is the config of a model of transformers."""
     kind = getattr(sys.modules.get("transformers.configuration_utils"), "PreTrainedConfig", ())
     return isinstance(config, kind)
-
-
-@contextmanager
-def uncached(network: nn.Module) -> Iterator[None]:
-    """A block where a model of transformers keeps no keys and values: with them, it reads packed texts as one."""
-    configs = [getattr(module, "config", None) for module in network.modules()]
-    changed = {id(config): config for config in configs if of_the_hub(config) and getattr(config, "use_cache", None)}
-    try:
-        for config in changed.values():
-            config.use_cache = False
-        yield
-    finally:
-        for config in changed.values():
-            config.use_cache = True
 
 
 def readable(network: nn.Module) -> None:

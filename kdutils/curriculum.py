@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from torch import nn
 
-from kdutils.checks import count, pairs, some
+from kdutils.checks import count, listed, pairs, some, texts
 from kdutils.projections import Projection, gaussian
 from kdutils.signals import Hidden, Labels, Output, Regressed, Signal, WeightedSum
 
@@ -26,7 +27,7 @@ class Stage:
     only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "only", (self.only,) if isinstance(self.only, str) else tuple(self.only))
+        object.__setattr__(self, "only", texts("only", self.only))
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,7 @@ def paired_blocks(teacher_layers: int, student_layers: int) -> list[tuple[str, s
     >>> paired_blocks(4, 2)
     [('blocks.1', 'blocks.0'), ('blocks.3', 'blocks.1')]
     """
+    teacher_layers, student_layers = listed("numbers of layers", (teacher_layers, student_layers), Integral)
     if not 1 <= student_layers <= teacher_layers:
         raise ValueError(f"{student_layers} student layers cannot be spread over {teacher_layers} teacher layers")
     return [(f"blocks.{(s + 1) * teacher_layers // student_layers - 1}", f"blocks.{s}") for s in range(student_layers)]

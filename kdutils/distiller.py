@@ -126,6 +126,9 @@ class Distiller(nn.Module):
         told.append(f"seed {seed}, units {units}, mask {known}, vocabulary {vocabulary}")
         self.drawn = binding.Drawn("\n".join(told), self._bounds)
         self._now, self._whole, self._agreed = 0, None, False
+        self._last, self._returned = -1, False  # the step of the last call here, and whether one was warned of
+        then = (layer.targets.about["settings"]["mask"] for layer in inside.recorded(signals))
+        self._warned = self._warned or any(mask is not None for mask in then)  # a record leaves padding out by itself
         self._moves: dict[int, tuple[int, list[torch.Tensor]]] = {}  # by stage: its first step, what it learns then
         self._only = binding.Only(student, plan.stages) if any(stage.only for stage in plan.stages) else None
         fixed = [f"drawn.{name}" for name, _ in self.drawn.named_buffers()]
@@ -174,6 +177,7 @@ class Distiller(nn.Module):
             raise ValueError("the student is in eval mode: call train() before a step (`evaluate` needs none)")
         loss = self._loss(batch, labels, step, rows)
         self._check_moves(self._bounds[self._now], int(step))
+        self._returned, self._last = self._returned or warned.of_steps(int(step), self._last), int(step)
         self.drawn.step.fill_(int(step))
         if self._only and self._stages[self._now].only and loss.requires_grad:
             self._only.check(self.student)
@@ -198,11 +202,8 @@ class Distiller(nn.Module):
             self._now, (self._warned, self._one.looked) = now, told
 
     def _loss(self, batch: Any, labels: torch.Tensor | None, step: int, rows: Any) -> torch.Tensor:
-        if self._labels[self._now] and (not isinstance(labels, torch.Tensor) or labels.is_floating_point()):
-            found = labels.dtype if isinstance(labels, torch.Tensor) else type(labels).__name__
-            raise ValueError(f"stage {self._now + 1} learns from labels: give whole numbers, not {found}")
-        if labels is None and self._asks[self._now]:
-            raise ValueError(f"stage {self._now + 1} matches a layer where labels ask: give labels")
+        stage, classes = f"stage {self._now + 1}", self._classes[self._now]
+        fitting.labelled(labels, stage, self._labels[self._now], self._asks[self._now], classes)
         fitting.samples(batch)
         self._check_place()
         bound, first = self._bounds[self._now], self._now not in self._moves  # the first batch of a stage
@@ -226,7 +227,7 @@ class Distiller(nn.Module):
             target = bound.target(x, y)
         self._one.enter()  # what teachers said is not held while the student runs
         reads = bound.reads if not self._whole or reading.OUTPUT in bound.reads else (*bound.reads, reading.OUTPUT)
-        with checks.uncached(self.student), warned.of_heads(self.student, first and reading.OUTPUT in reads):
+        with fitting.uncached(self.student), warned.of_heads(self.student, first and reading.OUTPUT in reads):
             values = reading.outputs_at(self.student, inside.given(self.student, batch, self._one.spare), reads)
         marks = self._one.marks
         said = (labels, "labels") if marks is None else (marks[0], "a mask")
@@ -235,7 +236,7 @@ class Distiller(nn.Module):
         self._check_gradient(values, bound)
         loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
         if look or loss.device.type == "cpu":  # elsewhere a look waits for the device
-            fitting.finite(loss, target, values.get(reading.OUTPUT), f"stage {self._now + 1}")
+            fitting.finite(loss, target, values.get(reading.OUTPUT), stage)
         return loss.squeeze(0)
 
     def _check_padding(self, batch: Any, values: Mapping[str, torch.Tensor], labels: Any, look: bool) -> None:
@@ -259,8 +260,7 @@ class Distiller(nn.Module):
         if what == "labels" and labels is not None and self._classes[self._now]:
             look, classes = first or labels.device.type == "cpu", self._one.cut(outputs, reading.OUTPUT).shape[-1]
             checks.labels(labels, look)
-            if look and self._labels[self._now] and (most := labels.max().item()) >= classes:
-                raise ValueError(f"label {most} is none of the student's classes, 0 to {classes - 1}")
+            checks.labels(labels, look and self._labels[self._now], classes)
 
     def _check_gradient(self, values: dict[str, torch.Tensor], bound: Bound) -> None:
         signal = self._stages[self._now].signal

@@ -29,6 +29,8 @@ def _proper(signal: Any, where: str) -> None:
     if not hasattr(signal, "bind") or isinstance(signal, type):
         found = signal.__name__ if isinstance(signal, type) else f"a {type(signal).__name__}"
         raise ValueError(f"{where} matches {found}, which is no signal: say Output(teacher), Hidden(...) or Labels()")
+    if isinstance(signal, WeightedSum) and not signal.terms:
+        raise ValueError(f"{where}: a WeightedSum of nothing teaches nothing: give it pairs (weight, signal)")
     for term in signal.terms if isinstance(signal, WeightedSum) else ():
         if not isinstance(term, tuple | list) or len(term) != 2:
             needed = "pairs (weight, signal), as ((0.5, Labels()), (0.5, Output(teacher)))"
@@ -43,10 +45,29 @@ def samples(batch: Any, what: str = "the batch") -> None:
     if not isinstance(batch, torch.Tensor | Mapping | tuple | list):
         needed = "must be a tensor, a mapping (passed on by name) or a tuple"
         raise ValueError(f"{what} {needed}, not a {type(batch).__name__}")
+    if isinstance(batch, list) and batch and all(isinstance(row, Mapping) for row in batch):
+        advice = "collate them before, as torch.utils.data.default_collate(rows) does"
+        raise ValueError(f"{what} is a list of rows, each a mapping: {advice}")
     sizes: list[int] = []
     reading.each(lambda t: sizes.append(len(t)) if t.dim() else None, batch)
     if sizes and not any(sizes):
         raise ValueError(f"{what} is empty: it has no samples")
+
+
+def labelled(labels: Any, stage: str, learned: bool, asked: bool, classes: bool) -> None:
+    """ValueError for labels that a stage cannot use.
+
+    Args:
+        learned, asked, classes: whether it learns from them, reads a layer where they ask, or compares outputs there.
+    """
+    if labels is None and asked:
+        raise ValueError(f"{stage} matches a layer where labels ask: give labels")
+    tensor = isinstance(labels, torch.Tensor)
+    if learned and (not tensor or labels.is_floating_point()):
+        found = labels.dtype if tensor else type(labels).__name__
+        raise ValueError(f"{stage} learns from labels: give whole numbers, not {found}")
+    if classes and labels is not None and not tensor:
+        raise ValueError(f"{stage}: labels must be a tensor, not a {type(labels).__name__}: torch.as_tensor(labels)")
 
 
 def finite(loss: torch.Tensor, target: Any, own: torch.Tensor | None, where: str) -> None:
@@ -58,6 +79,22 @@ def finite(loss: torch.Tensor, target: Any, own: torch.Tensor | None, where: str
     if bad := checks.nonfinite(target):
         advice = "look at its inputs, and whether the teacher overflows in half precision"
         raise ValueError(f"{where}: the target is not finite at {bad} of the batch: {advice}")
+
+
+@contextmanager
+def uncached(network: nn.Module) -> Iterator[None]:
+    """A block where a model of transformers keeps no keys and values: with them, it reads packed texts as one."""
+    configs = [getattr(module, "config", None) for module in network.modules()]
+    changed = {
+        id(config): config for config in configs if checks.of_the_hub(config) and getattr(config, "use_cache", None)
+    }
+    try:
+        for config in changed.values():
+            config.use_cache = False
+        yield
+    finally:
+        for config in changed.values():
+            config.use_cache = True
 
 
 def two_sided(network: nn.Module) -> bool:
@@ -100,8 +137,7 @@ def headed(network: nn.Module) -> Iterator[None]:
         return
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
-        get = output.get if isinstance(output, Mapping) else partial(_entry, output)
-        if get("logits") is None and get("last_hidden_state") is not None:
+        if _entry(output, "logits") is None and _entry(output, "last_hidden_state") is not None:
             advice = "give one with a head (AutoModelFor...), or a plan of Hidden stages alone"
             raise ValueError(f"{type(network).__name__} has no head, and its last_hidden_state no classes: {advice}")
 
@@ -114,24 +150,19 @@ def headed(network: nn.Module) -> Iterator[None]:
 
 
 def _entry(output: Any, name: str) -> Any:
-    return getattr(output, name, None)
+    return output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
 
 
 def one_side(student: nn.Module, mask: Any, signals: Sequence[Signal]) -> None:
     """ValueError where an encoder's mask, or one of padding, would be taken for that of a decoder's positions."""
-    _says_where_not(mask)
+    if isinstance(mask, str) and mask.endswith("key_padding_mask"):  # as torch's layers are told where not to look
+        advice = f"say mask=lambda batch: ~batch[{mask!r}]"
+        raise ValueError(f"a {mask} is True where there is padding, and a mask where positions count: {advice}")
     read = inside.placed(signals, "all") if mask == ENCODER and two_sided(student) else []
     paths = [layer.student_layer.split(".") for layer in read]
     if {next((part for part in path if part in ("encoder", "decoder")), "") for path in paths} - {"encoder"}:
         advice = "say which count: mask=None for all, mask=a function of the batch, or `positions` of each"
         raise ValueError(f"{ENCODER} is of the encoder, and the plan reads layers of the decoder: {advice}")
-
-
-def _says_where_not(name: Any) -> None:
-    """Refuse the name of a mask that says where not to look, as torch's own layers take it."""
-    if isinstance(name, str) and name.endswith("key_padding_mask"):
-        advice = f"say mask=lambda batch: ~batch[{name!r}]"
-        raise ValueError(f"a {name} is True where there is padding, and a mask where positions count: {advice}")
 
 
 @torch.no_grad()
@@ -142,12 +173,19 @@ def shifts(student: nn.Module, batch: Mapping[str, Any]) -> bool | None:
         return None
     before = checks.in_eval_mode(student)
     try:
-        output = student(**batch)
+        output = student(**inside.given(student, batch, inside.names(batch)))
     except Exception:  # a plan that does not ask for it does not need it
         return None
     finally:
         checks.restored(before)
-    own, z = getattr(output, "loss", None), getattr(output, "logits", None)
+    own, z = (_entry(output, name) for name in ("loss", "logits"))
+    if isinstance(output, tuple) and own is z is None:  # (loss, logits, ...), as with return_dict=False
+        tensors = [part for part in output if isinstance(part, torch.Tensor)]
+        own = next((part for part in tensors if not part.dim()), None)
+        z = next((part for part in tensors if part.dim() == labels.dim() + 1), None)
+    balance, share = _entry(output, "aux_loss"), getattr(getattr(student, "config", None), "router_aux_loss_coef", 0)
+    if isinstance(own, torch.Tensor) and isinstance(balance, torch.Tensor):
+        own = own - share * balance  # of a mixture of experts
     if own is None or z is None or labels.dim() != 2 or z.shape[:-1] != labels.shape or z.shape[-1] <= labels.max():
         return None
     each = ((z[:, :-1], labels[:, 1:]), (z, labels))

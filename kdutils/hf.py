@@ -18,7 +18,7 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-from kdutils import fitting, hosted, inside, recorded, seeding
+from kdutils import checks, fitting, hosted, inside, recorded, seeding
 from kdutils.curriculum import Curriculum
 from kdutils.hosted import ROW
 from kdutils.losses import IGNORE
@@ -76,6 +76,7 @@ class CurriculumTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         hosted.suited(type(self), model, args, curriculum, kwargs)
+        checks.one_of("shift_labels", shift_labels, (None, True, False))
         if args.ddp_find_unused_parameters is None:
             args.ddp_find_unused_parameters = True  # a hidden stage leaves the head out
         super().__init__(model, args, **kwargs)
@@ -131,7 +132,9 @@ class CurriculumTrainer(Trainer):
             advice = "give one that starts anew, as IterableDataset.from_generator: its first rows are looked at before"
             raise ValueError(f"the train_dataset can be read only once: {advice}")
         with seeding.global_rng(self.args.seed, "calibration", device=self.args.device):  # collators may draw at random
-            return self._collated(list(islice(iter(self.train_dataset), rows)))
+            if not (found := list(islice(iter(self.train_dataset), rows))):
+                raise ValueError("the train_dataset has no rows")
+            return self._collated(found)
 
     def _collated(self, rows: list[Any]) -> dict[str, Any]:
         """A batch as a step reads it."""

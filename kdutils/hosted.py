@@ -26,6 +26,8 @@ def suited(kind: type, model: nn.Module, args: TrainingArguments, curriculum: An
     if not isinstance(curriculum, Curriculum):
         found = type(curriculum).__name__
         raise ValueError(f"curriculum must be a Curriculum, as from kdutils.curriculum, not a {found}")
+    if not isinstance(args, TrainingArguments):
+        raise ValueError(f"args must be TrainingArguments, which say how many steps there are, not {args!r:.40}")
     if isinstance(model, Distiller):
         raise ValueError("model must be the student itself, not a Distiller around it: give trainer.distiller.student")
     if not isinstance(model, nn.Module):

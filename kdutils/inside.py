@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
@@ -40,15 +41,19 @@ def _inner(thing: Any) -> list[Any]:
     return [v for value in values for v in (value if isinstance(value, tuple | list) else (value,))]
 
 
+def _found(thing: Any, wanted: Callable[[Any], bool]) -> list[Any]:
+    """What is wanted in a signal, or in some; what is inside of it is not looked at."""
+    inner = thing if isinstance(thing, tuple | list) else _inner(thing)
+    return [thing] if wanted(thing) else [found for part in inner for found in _found(part, wanted)]
+
+
 def holds(thing: Any, kind: type | tuple[type, ...]) -> bool:
-    pairs = thing if isinstance(thing, tuple | list) else _inner(thing)
-    return isinstance(thing, kind) or any(holds(part, kind) for part in pairs)
+    return bool(_found(thing, lambda part: isinstance(part, kind)))
 
 
 def layers(thing: Any) -> list[Any]:
     """The signals in a signal, or in some, that read a hidden layer of the student."""
-    inner = thing if isinstance(thing, tuple | list) else _inner(thing)
-    return [thing] if hasattr(thing, "student_layer") else [found for part in inner for found in layers(part)]
+    return _found(thing, lambda part: hasattr(part, "student_layer"))
 
 
 def placed(thing: Any, positions: str) -> list[Any]:
@@ -58,8 +63,15 @@ def placed(thing: Any, positions: str) -> list[Any]:
 
 def teachers(thing: Any) -> list[nn.Module]:
     """The networks in a signal, or in some."""
-    inner = thing if isinstance(thing, tuple | list) else _inner(thing)
-    return [thing] if isinstance(thing, nn.Module) else [found for part in inner for found in teachers(part)]
+    return _found(thing, lambda part: isinstance(part, nn.Module))
+
+
+def place(parameter: nn.Parameter) -> Any:
+    """Where its numbers are, which two parameters may share; its own identity, where that cannot be told."""
+    with suppress(RuntimeError, NotImplementedError, TypeError, AttributeError):
+        where = parameter.untyped_storage().data_ptr(), parameter.storage_offset()
+        return where if where[0] else id(parameter)
+    return id(parameter)
 
 
 def under(name: str, paths: Sequence[str]) -> bool:
@@ -67,12 +79,12 @@ def under(name: str, paths: Sequence[str]) -> bool:
     return any(f"{name}.".startswith(f"{path.rstrip('.')}.") for path in paths)
 
 
-def unnamed(names: Collection[str], stage: Stage) -> str | None:
-    """What to say of a stage that moves `only` some, where these are none of the parameters of those `names`."""
-    if not stage.only or any(under(name, stage.only) for name in names):
-        return None
-    near = difflib.get_close_matches(stage.only[0], names, 4, 0)
-    return f"only={stage.only} names no parameter of the student, and no module with any; near it are {near}"
+def unnamed(names: Collection[str], stage: Stage) -> tuple[str, str]:
+    """Of a stage that moves `only` some, the first that is none of the parameters of those `names`, and what to say."""
+    lost = next((path for path in stage.only if not any(under(name, (path,)) for name in names)), "")
+    near = difflib.get_close_matches(lost, names, 4, 0) if lost else []
+    told = f"only={(lost,)} names no parameter of the student, and no module with any; near it are {near}"
+    return lost, told if lost else ""
 
 
 def taken(network: nn.Module) -> tuple[set[str], bool]:
@@ -104,8 +116,7 @@ def spare(student: nn.Module, signals: Sequence[Signal], mask: Any) -> set[str]:
 
 def recorded(thing: Any) -> list[Any]:
     """The signals in a signal, or in some, whose targets were recorded."""
-    inner = thing if isinstance(thing, tuple | list) else _inner(thing)
-    return [thing] if hasattr(thing, "targets") else [found for part in inner for found in recorded(part)]
+    return _found(thing, lambda part: hasattr(part, "targets"))
 
 
 def given(network: nn.Module, batch: Any, spare: Collection[str]) -> Any:

@@ -145,7 +145,9 @@ def outputs_at(
         if OUTPUT in paths:
             seen[OUTPUT] = _numbers(output, OUTPUT)
     if missing := [path for path in paths if path not in seen]:
-        raise ValueError(f"the forward pass of {type(model).__name__} never called {missing} (by layerdrop?)")
+        parts = isinstance(modules.get(missing[0]), nn.ModuleList | nn.ModuleDict)
+        advice = "name what is in it" if parts else "where layers are left out at random, set their layerdrop to 0"
+        raise ValueError(f"the forward pass of {type(model).__name__} never called {missing}: {advice}")
     return seen
 
 

@@ -262,6 +262,8 @@ def _targets(
 
 def _stages(plan: Curriculum) -> tuple[list[dict[str, Any]], dict[str, Signal], dict[str, str]]:
     """The stages as plain data; by their names in it, the signals that read a teacher, and what tells these apart."""
+    if not isinstance(plan, Curriculum):
+        raise ValueError(f"the plan must be a Curriculum, as from kdutils.curriculum, not a {type(plan).__name__}")
     fitting.proper([stage.signal for stage in plan.stages])
     found, described = {}, {}
     with fingerprints.once():

@@ -167,9 +167,11 @@ def same(theirs: dict[str, Any], mine: dict[str, Any], folder: Path) -> dict[str
 
 def indexed(rows: Any) -> None:
     """ValueError for rows that have no numbers."""
-    if not (hasattr(rows, "__getitem__") and hasattr(rows, "__len__")):
+    if isinstance(rows, str | Mapping) or not (hasattr(rows, "__getitem__") and hasattr(rows, "__len__")):
         advice = "of a DataLoader give its `dataset`, and batch= and collate= here"
         raise ValueError(f"rows must be a data set that is indexed by numbers, not a {type(rows).__name__}: {advice}")
+    if not len(rows):
+        raise ValueError("rows are empty: there is nothing to record")
 
 
 def joined(parts: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

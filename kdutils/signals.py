@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kdutils import checks, losses, reading, seeding
 from kdutils.projections import Projection, gaussian
-from kdutils.teachers import narrowed
+from kdutils.teachers import moments, narrowed
 
 
 @dataclass
@@ -69,9 +69,7 @@ class Labels:
     """The task's own labels, whole numbers; cross-entropy."""
 
     def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
-        classes = reading.classes(students, x, y)
-        if y is not None and len(wrong := y[(y.long() != losses.IGNORE) & ((y < 0) | (y >= classes))]):
-            raise ValueError(f"label {wrong[0].item()} is none of the student's classes, 0 to {classes - 1}")
+        checks.labels(y, classes=reading.classes(students, x, y))
 
         def loss(values: dict[str, torch.Tensor], target: Any) -> torch.Tensor:
             labels, asked = target if isinstance(target, tuple) else (target, None)
@@ -98,19 +96,19 @@ class Output:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"the teacher's share of the target lies in (0, 1], not {self.share}")
+        checks.number("the teacher's share of the target", self.share, 0, 1)
         losses.check_temperatures(self.teacher_temperature, self.student_temperature)
 
     def bind(self, students: Students, x: Any, y: Any = None) -> Bound:
         teacher = students.teacher(self.teacher)
         reading.classes(students, x, y, teacher)
-        lowest = torch.finfo(torch.float32).min
+        lowest = torch.finfo(torch.float32).min  # of a class that is ruled out, which is no number gone wrong
 
         def target(x: Any, y: Any) -> Any:
             wanted = students.read(teacher, x, reading.OUTPUT)
-            heat = self.teacher_temperature  # once a seed, not once a member; a class ruled out is no number gone wrong
-            wanted = (losses.tempered(wanted, heat) if self.share == 1 else wanted).clamp_min(lowest)
+            wanted = (losses.tempered(wanted, self.teacher_temperature) if self.share == 1 else wanted).clamp_min(
+                lowest
+            )
             return losses.pair(wanted, losses.asked(y, students) if wanted.dim() > 3 else None)
 
         def compare(own: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
@@ -146,6 +144,7 @@ class _Layer:
     padding: int | None = None
 
     def __post_init__(self) -> None:
+        checks.layer(self.teacher, (self.layer, self.student_layer), self.units)
         reading.module_at(self.teacher, self.layer)
         reading.padding_of(self.teacher, self.positions, self.padding)
 
@@ -163,7 +162,8 @@ class _Layer:
         checks.marks(self.positions(x)) if callable(self.positions) else None
         h, mask = read(x, y)
         if mask is not None and not mask.flatten(1).any(1).all():
-            raise ValueError(f"positions={self.positions!r}: nothing counts in a calibration sample")
+            told = "a mask (inverted, or additive?)" if callable(self.positions) else f"positions={self.positions!r}"
+            raise ValueError(f"{told}: nothing counts in a calibration sample")
         if bad := checks.nonfinite((h,) if mask is None else (h, mask)):
             raise ValueError(f"`{self.layer}` of {self.name} is not finite at {bad} of the calibration sample")
         with float32():
@@ -209,6 +209,7 @@ class Hidden(_Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.one_of("normalise", self.normalise, ("sample", "position"))
+        checks.takes("projection must be one of kdutils.projections, or like them", self.projection, None, 1, None)
         checks.number("scale", self.scale, above=0)
         if self.normalise == "position" and self.scale != 1:
             raise ValueError(f"normalise='position' undoes scale={self.scale}: leave it out, or normalise by 'sample'")
@@ -221,8 +222,8 @@ class Hidden(_Layer):
             return torch.stack([self.projection(h, width, g) for h, g in zip(sample, streams.values(), strict=True)])
 
         normal = partial(F.layer_norm, normalized_shape=(width,)) if self.normalise == "position" else lambda h: h
-        projection, (centre, _), wanted = draw(), checks.moments(hidden, weights, str(self)), None
-        size = checks.moments(hidden @ projection.to_dense().mT, weights, str(self))[1]
+        projection, (centre, _), wanted = draw(), moments(hidden, weights, str(self)), None
+        size = moments(hidden @ projection.to_dense().mT, weights, str(self))[1]
         mu, factor = centre @ projection.to_dense().mT, self.scale / size
         fixed = {"projection": projection.to_dense(), "centre": centre, "mu": mu, "factor": factor}
         if projection.is_sparse and not self.redraw:
@@ -257,7 +258,7 @@ class Regressed(_Layer):
     """
 
     def _start(self, students: Students, hidden: torch.Tensor, weights: torch.Tensor | None, width: int) -> tuple:
-        (centre, size), device = checks.moments(hidden, weights, str(self)), students.device
+        (centre, size), device = moments(hidden, weights, str(self)), students.device
         shape = width, hidden.shape[-1]
         streams = (seeding.generator(seed, "regressor", device=device) for seed in students.seeds)
         maps = torch.stack([torch.randn(shape, generator=g, device=device, dtype=hidden.dtype) for g in streams])

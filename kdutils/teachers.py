@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from kdutils import reading
+from kdutils.losses import only
 
 
 class Passes:
@@ -87,6 +88,21 @@ def narrowed(teacher: nn.Module, look: Callable[..., torch.Tensor], wanted: torc
                 if found.shape == right.shape and torch.allclose(found, right, 1e-4, 1e-5 * whole.abs().amax().item()):
                     passes[-1] = state, local
     return lambda x: torch.cat([look(one(x, i), state=state())[..., at] for i, (state, at) in enumerate(passes)])
+
+
+def moments(sample: torch.Tensor, weights: torch.Tensor | None, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean of every unit of a sample (seeds, n, units), and one root mean square around them a seed.
+
+    ValueError, with the sample's `name`, where no unit varies by more than rounding.
+    """
+    w = torch.ones_like(sample[..., :1]) if weights is None else weights.to(sample.dtype)[..., None]
+    w, sample = w / w.sum(1, keepdim=True).clamp_min(1), only(sample, weights)
+    centre = (sample * w).sum(1, keepdim=True)
+    size = ((sample - centre).square() * w).sum(1, keepdim=True).mean(2, keepdim=True).sqrt()
+    rounding = 16 * torch.finfo(size.dtype).eps * centre.square().mean(2, keepdim=True).sqrt()
+    if (size <= rounding).any():
+        raise ValueError(f"{name} is the same for the whole calibration sample: there is nothing in it to match")
+    return centre, size.clamp_min(1e-12)
 
 
 def _rows(module: nn.Module, name: str, units: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -154,6 +154,14 @@ def of_padding(batch: Any, values: Sequence[torch.Tensor], look: bool) -> bool:
     return True
 
 
+def of_steps(step: int, last: int) -> bool:
+    """Whether it warned: of a step that comes after a later one, as where they are counted anew in each epoch."""
+    if step < last:
+        told = f"step {step} comes after step {last}, so the curriculum goes back"
+        warn(f"{told}: count optimiser steps over the whole training, not anew in each epoch")
+    return step < last
+
+
 def of_seed(signals: Sequence[Signal], seed: int) -> None:
     """Of a record whose projections were drawn with another seed: that one holds."""
     for layer in inside.recorded(list(signals)):
@@ -181,11 +189,11 @@ def of_experts(network: nn.Module) -> None:
 
 def of_labels(batch: Any, labels: Any, learned: bool) -> None:
     """Of labels that were not shifted, as models of transformers do inside: `learned`, or saying what counts."""
-    ids = batch.get("input_ids") if isinstance(batch, Mapping) else batch
-    if not (isinstance(ids, torch.Tensor) and isinstance(labels, torch.Tensor) and ids.dim() == 2):
+    entries = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
+    if not isinstance(labels, torch.Tensor) or labels.dim() != 2:
         return
-    asked = labels != IGNORE if ids.shape == labels.shape else None
-    told = asked is not None and (learned or not asked.all()) and asked.any()
-    if told and bool((labels == ids)[asked].all()):
+    asked, alike = labels != IGNORE, [e for e in entries if isinstance(e, torch.Tensor) and e.shape == labels.shape]
+    told = (learned or not asked.all()) and asked.any()
+    if told and any(bool((labels == ids)[asked].all()) for ids in alike):
         advice = "a causal language model needs the next token at each position, -100 at the last"
         warn(f"the labels are the inputs themselves: {advice}")

@@ -21,7 +21,8 @@ PAPERS = (
     ("panigrahi2025", "Training on the final teacher alone can be about as slow as training on labels.",
      ("one-shot-like-labels", "one-shot-vs-labels")),
     ("panigrahi2025", "A checkpoint from the teacher's jump makes students faster than the final teacher does (tested "
-     "here with six bits that decide, and with two, three and four).",
+     "here with six bits that decide, and with two, three and four, where one checkpoint from early in the jump was "
+     "tried).",
      ("middle-beats-one-shot", "middle-beats-early", "middle-beats-late", "checkpoint-pays-2", "checkpoint-pays-3",
       "checkpoint-pays-4")),
     ("panigrahi2025", "In the jump the teacher's output correlates with the single bits of the support.",
@@ -36,7 +37,8 @@ PAPERS = (
     ("panigrahi2025", "Progressive distillation helps in masked language modelling on a grammar (tested here: "
      "one checkpoint, and all probabilities of the teacher; in the paper's public code students see its likeliest "
      "letter).",
-     ("grammar-progressive-ahead", "grammar-progressive-vs-one-shot")),
+     ("grammar-progressive-500", "grammar-progressive-1000", "grammar-progressive-2000", "grammar-progressive-4000",
+      "grammar-progressive-vs-one-shot")),
     ("panigrahi2025", "Progressive distillation helps in language modelling on real text (tested here: a causal "
      "network, one checkpoint, the shorter trainings).",
      ("english-progressive-400", "english-progressive-1000", "english-progressive-2000")),
@@ -53,7 +55,8 @@ PAPERS = (
      ("transformer-extraction-vs-one-shot",)),
     ("gupta2025", "Language modelling: extraction is better than one-shot (tested here: small networks, "
      "the longer trainings of two studies).",
-     ("grammar-extraction-vs-one-shot", "grammar-extraction-longest", "grammar-longer-vs-one-shot",
+     ("grammar-extraction-vs-one-shot", "grammar-extraction-longest", "grammar-extraction-longest-above",
+      "grammar-longer-vs-one-shot",
       "english-extraction-vs-one-shot", "english-extraction-longest")),
 )  # fmt: skip
 
@@ -61,6 +64,8 @@ PAPERS = (
 BEYOND = (
     ("Two-layer networks on parities: do extraction's samples grow more slowly with the bits than one-shot's?",
      ("scaling-extraction-2", "scaling-extraction-3", "scaling-extraction-4")),
+    ("Language modelling, shortest trainings: does extraction end behind one-shot?",
+     ("grammar-extraction-few", "english-extraction-few")),
     ("Language modelling: is it what the teacher has learned (the control matches an untrained network's layers)?",
      ("grammar-control", "grammar-longer-vs-untrained", "english-control")),
     ("Language modelling, short trainings: is a loss on output and hidden layer at once ahead of one-shot?",

@@ -190,9 +190,8 @@ class _Loop:
         self.again = partial(stage.signal.bind, students.clone(), x, y) if own else None
         moving = {n: p for n, p in students.parameters.items() if n not in students.frozen}
         own = {n: p for n, p in moving.items() if not stage.only or inside.under(n, stage.only)}
-        if not own:
-            frozen = "the student has no parameter to train: all of them are frozen"
-            raise ValueError(inside.unnamed(moving, stage) or frozen)
+        if (told := inside.unnamed(students.parameters, stage)[1]) or not own:
+            raise ValueError(told or "the student has no parameter to train: all of them are frozen")
         self.trainable = {**own, **self.bound.parameters}
         self.update = self.optimiser.start(self.trainable, self.rates, first, self.total)
         self.counted = False

@@ -311,6 +311,43 @@ def test_a_student_that_rounds_is_shifted_as_in_float32(tmp_path: Path) -> None:
     assert fitting.shifts(Own(4), {"input_ids": ids, "labels": ids}) is None
 
 
+class Shifting(nn.Module):
+    """Returns its loss, of the next token, in a form that is not one of transformers' own."""
+
+    def __init__(self, form: type, shift: bool = True) -> None:
+        super().__init__()
+        self.form, self.shift = form, shift
+        self.embed, self.head = nn.Embedding(WORDS, 4), nn.Linear(4, WORDS)
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None) -> Any:
+        z = self.head(self.embed(input_ids))
+        if labels is None:
+            return {"logits": z} if self.form is dict else (z,)
+        near, y = (z[:, :-1], labels[:, 1:]) if self.shift else (z, labels)
+        loss = nn.functional.cross_entropy(near.flatten(0, 1), y.flatten())
+        return {"loss": loss, "logits": z} if self.form is dict else (loss, z)
+
+
+@pytest.mark.parametrize("form", [dict, tuple])
+@pytest.mark.parametrize("shift", [True, False])
+def test_labels_are_shifted_as_in_any_students_own_loss(form: type, shift: bool, tmp_path: Path) -> None:
+    student, ids = Shifting(form, shift), torch.stack([row["input_ids"] for row in sentences(4)])
+    assert fitting.shifts(student, {"input_ids": ids, "labels": ids}) is shift
+    trainer = trainer_of(tmp_path, plan=curriculum.from_labels(), student=student, max_steps=1)
+    assert trainer.shift_labels is shift
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_experts_that_are_balanced_do_not_hide_a_shift(seed: int) -> None:
+    config = transformers.MixtralConfig(vocab_size=WORDS, num_key_value_heads=1, max_position_embeddings=16,
+                                        num_local_experts=2, num_experts_per_tok=1, output_router_logits=True,
+                                        router_aux_loss_coef=0.02, **sizes(8, 1))  # fmt: skip
+    with seeding.global_rng(seed, "init"):
+        student = transformers.MixtralForCausalLM(config)
+    ids = torch.randint(2, WORDS, (4, LENGTH), generator=seeding.generator(seed, "ids"))
+    assert fitting.shifts(student, {"input_ids": ids, "labels": ids})
+
+
 def test_a_plan_may_leave_labels_out_that_the_student_could_not_learn(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, plan=curriculum.one_shot(llama(16, 2, words=20)), student=llama(8, 2, words=20),
                          keep={"calibration": {"input_ids": torch.randint(0, 20, (4, 8))}})  # fmt: skip
@@ -730,3 +767,18 @@ def test_teachers_for_several_labels_are_refused(tmp_path: Path) -> None:
     rows = [{"input_ids": row["input_ids"]} for row in sentences()]
     with pytest.raises(ValueError, match="BertForSequenceClassification is for multi_label_classification"):
         trained(tmp_path, sorter(8, "distil"), curriculum.one_shot(teacher), rows)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"args": None}, "args must be TrainingArguments"),
+        ({"train_dataset": []}, "the train_dataset has no rows"),
+        ({"shift_labels": "yes"}, "shift_labels must be one of None, True, False, not 'yes'"),
+    ],
+)
+def test_arguments_of_a_trainer_that_are_something_else(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    args = TrainingArguments(str(tmp_path), max_steps=8, use_cpu=True, report_to=[])
+    given = {"model": llama(8, 2), "args": args, "train_dataset": sentences(), "curriculum": curriculum.from_labels()}
+    with pytest.raises(ValueError, match=message):
+        CurriculumTrainer(**(given | changes))

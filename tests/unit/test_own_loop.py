@@ -373,3 +373,176 @@ def test_what_is_refused_with_one_clear_line() -> None:
         (lambda: host(built(lambda: Language(6)), curriculum.one_shot(few), calibration=ids), "as many ids"),
     ]:
         refused(action, message)
+
+
+def test_a_student_that_holds_its_teachers_numbers_is_refused() -> None:
+    """Under another Parameter, too: training it would change the teacher."""
+    teacher = small()
+    shared, started = small(seed=1), small(seed=1)
+    shared[0].weight = nn.Parameter(teacher[0].weight.detach())
+    started[0].weight = nn.Parameter(teacher[0].weight.detach().clone())
+    with pytest.raises(ValueError, match=r"teacher and student share '0.weight': give the student copies"):
+        host(shared, Stage(Output(teacher)))
+    host(started, Stage(Output(teacher)))
+    shared[0].weight.requires_grad_(False)
+    host(shared, Stage(Output(teacher)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("seed", range(3))
+def test_probabilities_of_any_precision_are_refused(dtype: torch.dtype, seed: int) -> None:
+    x = draw(16, 4, seed=seed)
+    teacher = nn.Sequential(built(lambda: nn.Linear(4, 40), seed), nn.Softmax(-1)).to(dtype)
+    with pytest.raises(ValueError, match="the teacher's outputs are probabilities"):
+        host(nn.Linear(4, 40), Stage(Output(teacher)), calibration=x)
+    host(nn.Linear(4, 40), Stage(Output(teacher[0])), calibration=x)
+
+
+def test_steps_that_begin_anew_are_told_once() -> None:
+    distiller = host(small(), Stage(Hidden(small(8), "0", "0"), 4), Stage(Output(small(8))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in (0, 0, 1, 2, 5):  # micro-batches share a step, and steps may be left out
+            distiller(X, None, step)
+        distiller.evaluate(X, None, 1)
+    with pytest.warns(UserWarning, match="step 0 comes after step 5.*not anew in each epoch"):
+        distiller(X, None, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distiller(X, None, 1)
+        distiller(X, None, 0)
+    resumed = host(small(), Stage(Hidden(small(8), "0", "0"), 4), Stage(Output(small(8))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        resumed(X, None, 3)
+
+
+def test_every_name_of_only_is_one() -> None:
+    with pytest.raises(ValueError, match=r"only=\('layer0',\) names no parameter of the student"):
+        host(small(), Stage(Output(small(8)), only=("3", "layer0")))
+
+
+def test_only_ends_with_a_backward_pass_that_failed() -> None:
+    student = small()
+    distiller = host(student, Stage(Output(small(8)), only=("3",)))
+    loss = distiller(X, Y, 0)
+
+    def fail(_: torch.Tensor) -> None:
+        raise RuntimeError("stopped")
+
+    hook = student[3].bias.register_hook(fail)
+    with pytest.raises(RuntimeError, match="stopped"):
+        loss.backward()
+    hook.remove()
+    student.zero_grad()
+    nn.functional.cross_entropy(student(X), Y).backward()
+    assert all(p.grad is not None for p in student.parameters())
+    student.zero_grad()
+    distiller(X, Y, 1).backward()
+    assert [name for name, p in student.named_parameters() if p.grad is not None] == ["3.weight", "3.bias"]
+
+
+class Whole(nn.Module):
+    """Takes a token an entry of `tokens`."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(WORDS, width), nn.Linear(width, WORDS)
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.head(self.embed(tokens))
+
+
+def test_labels_that_are_the_inputs_are_told_whatever_these_are_called() -> None:
+    ids = torch.randint(WORDS, (4, LENGTH), generator=seeding.generator(0, "ids"))
+    distiller = host(Whole(), curriculum.from_labels(), calibration={"tokens": ids})
+    with pytest.warns(UserWarning, match="the labels are the inputs themselves"):
+        distiller({"tokens": ids}, ids, 0)
+    other = host(Whole(), curriculum.from_labels(), calibration={"tokens": ids})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        other({"tokens": ids}, ids.roll(-1, 1), 0)
+
+
+class Dropped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.head = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers[: 1 if self.training else 2]:
+            x = layer(x)
+        return self.head(x)
+
+
+def test_layers_that_no_pass_calls_come_with_advice() -> None:
+    with pytest.raises(ValueError, match=r"never called \['layers'\]: name what is in it"):
+        host(Dropped(), Stage(Hidden(small(8), "0", "layers")))
+    distiller = host(Dropped(), Stage(Hidden(small(8), "0", "layers.1")))
+    with pytest.raises(ValueError, match=r"never called \['layers.1'\]: .* set their layerdrop to 0"):
+        distiller(X, None, 0)
+
+
+def test_masks_that_nothing_is_left_of_are_named() -> None:
+    ids = torch.randint(WORDS, (4, LENGTH), generator=seeding.generator(0, "ids"))
+    batch = {"tokens": ids, "mask": torch.ones_like(ids)}
+
+    def additive(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return (1.0 - batch["mask"].float()) * -1e9
+
+    with pytest.raises(ValueError, match=r"a mask .inverted, or additive.*: nothing counts in a calibration sample"):
+        host(Whole(), Stage(Hidden(Whole(8), "embed", "embed")), calibration=batch, mask=additive)
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (
+            lambda d: d((X, Y), None, 0),
+            TypeError,
+            "the teacher, a Sequential, cannot read .*what its forward",
+        ),
+        (lambda d: d({"foo": X}, None, 0), TypeError, "the teacher, a Sequential, cannot read the batch"),
+        (lambda d: d(X, Y.numpy(), 0), ValueError, "stage 1: labels must be a tensor, not a ndarray: torch.as_tensor"),
+        (lambda d: d(X, Y.tolist(), 0), ValueError, "stage 1: labels must be a tensor, not a list"),
+        (lambda d: d([{"input": X[0]}], None, 0), ValueError, "the batch is a list of rows, each a mapping: collate"),
+    ],
+)
+def test_batches_of_another_kind_are_named(call: Callable[[Distiller], Any], kind: type, message: str) -> None:
+    with pytest.raises(kind, match=message):
+        call(host(small(), Stage(Output(small(8)))))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: curriculum.one_shot(t, "4"), "temperatures must be positive, not"),
+        (
+            lambda t: Output(t, share="0.5"),
+            "share of the target must be .* above 0, and 1 at most, not '0.5'",
+        ),
+        (lambda t: Output(t, share=1.5), "share of the target must be .* above 0, and 1 at most, not 1.5"),
+        (lambda t: curriculum.annealed(t, 4, 5), "temperatures must be a list"),
+        (lambda t: curriculum.annealed(t, ["a"], 5), "temperatures must be numbers; 'a' is none"),
+        (lambda t: curriculum.interpolated(t, 0.5, 5), "shares must be a list"),
+        (
+            lambda t: curriculum.progressive([t], t, 5),
+            "checkpoints must be a mapping, as .'half way': .*, not a list",
+        ),
+        (lambda t: Hidden(None, "0", "0"), "a teacher must be a torch module, not a NoneType"),
+        (lambda t: curriculum.extracted("gpt2"), "a teacher must be a torch module, not a str"),
+        (lambda t: Hidden(t, 1, "0"), "a layer is named by its path, such as 'blocks.0', not by 1"),
+        (lambda t: Hidden(t, "0", "0", projection="gaussian"), "projection must be one of kdutils.projections"),
+        (lambda t: Hidden(t, "0", "0", units="1"), "units is the number of a dimension, such as 1, not '1'"),
+        (lambda t: Hidden(t, "0", "0", units=True), "units is the number of a dimension, such as 1, not True"),
+        (lambda t: Stage(Output(t), only=3), "only must be paths of parameters or modules, as .'readout',., not 3"),
+        (lambda t: Stage(Output(t), only=(3,)), "only must be paths of parameters or modules"),
+        (lambda t: host(t, Stage(WeightedSum(()))), "stage 1: a WeightedSum of nothing teaches nothing"),
+        (lambda t: host(t, Stage(Labels()), seed=1.5), "seed must be whole numbers; 1.5 is none"),
+        (lambda t: host(t, Stage(Labels()), seed=None), "seed must be whole numbers; None is none"),
+        (lambda t: curriculum.paired_blocks(4.0, 2), "numbers of layers must be whole numbers; 4.0 is none"),
+    ],
+)
+def test_arguments_of_plans_that_are_something_else(make: Callable[[nn.Module], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(small())

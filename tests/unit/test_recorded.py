@@ -369,3 +369,39 @@ def test_a_record_of_a_few_positions_is_told(tmp_path: Path) -> None:
     plan = curriculum.extracted(teacher, [("layer", "layer")], 3)
     with pytest.warns(UserWarning, match="of the variance of 'layer' of final teacher is that of 16 of 96 positions"):
         recorded.record(plan, student, ROWS_OF, tmp_path, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rows": []}, "rows are empty"),
+        ({"rows": "rows"}, "rows must be a data set that is indexed by numbers, not a str"),
+        ({"rows": {"a": 1}}, "rows must be a data set that is indexed by numbers, not a dict"),
+        ({"plan": [Output(nn.Linear(4, 3))]}, "the plan must be a Curriculum, .* not a list"),
+    ],
+)
+def test_arguments_of_a_record_that_are_something_else(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    plan, rows = curriculum.one_shot(nn.Linear(4, 3)), [torch.randn(4) for _ in range(4)]
+    given = {"plan": plan, "student": nn.Linear(4, 3), "rows": rows, "calibration": torch.randn(8, 4)}
+    with pytest.raises(ValueError, match=message):
+        recorded.record(**(given | changes), folder=tmp_path)
+
+
+def test_padding_that_a_record_leaves_out_is_not_warned_of(tmp_path: Path) -> None:
+    class Masked(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(WORDS, width), nn.Linear(width, WORDS)
+
+        def forward(self, ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.head(self.embed(ids))
+
+    ids = torch.arange(8 * LENGTH).view(8, LENGTH) % WORDS
+    marks = (torch.arange(LENGTH) < LENGTH - 2).long().expand_as(ids)
+    rows, both = [{"ids": i, "attention_mask": m} for i, m in zip(ids, marks, strict=True)], {"calibration": None}
+    both["calibration"] = {"ids": ids, "attention_mask": marks}
+    recorded.record(curriculum.one_shot(Masked(8)), Masked(4), rows, tmp_path, mask="attention_mask", **both)
+    distiller = Distiller(Masked(4), recorded.plan(tmp_path), total=4, **both)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distiller(both["calibration"], None, 0, torch.arange(8))
