@@ -1,9 +1,5 @@
 # `make help` lists the targets. PROFILE is smoke, book or paper.
 PROFILE ?= book
-CHAPTER ?=
-NAME ?=
-URL ?=
-TAG ?=
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

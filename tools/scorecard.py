@@ -136,13 +136,15 @@ def page() -> str:
         "## The papers' claims", "",
         "| verdict | claim, in our words | paper | what we measured |", "|---|---|---|---|",
     ]  # fmt: skip
+
+    def told(ids: tuple[str, ...]) -> str:
+        found = (by_id[i] for i in ids if i in by_id)
+        evidence = (f"[{title}]({stem}): {c.sentence} {_measured(c)} ({c.verdict})" for stem, title, c in found)
+        return "<br>".join(evidence)
+
     for paper, sentence, ids, *ours in PAPERS:
-        evidence = [
-            f"[{title}]({stem}): {claim.sentence} {_measured(claim)} ({claim.verdict})"
-            for stem, title, claim in (by_id[i] for i in ids)
-        ]
         verdict = overall([by_id[i][2].verdict for i in ids], *ours)
-        lines.append(f"| **{verdict}** | {sentence} | {{cite:t}}`{paper}` | {'<br>'.join(evidence)} |")
+        lines.append(f"| **{verdict}** | {sentence} | {{cite:t}}`{paper}` | {told(ids)} |")
     lines += [
         "",
         "Not tested at all: transformers at the sizes of {cite:t}`panigrahi2025` (the profile `paper` has not been "
@@ -154,12 +156,7 @@ def page() -> str:
         "| question | what we measured |",
         "|---|---|",
     ]
-    for question, ids in BEYOND:
-        told = [
-            f"[{title}]({stem}): {claim.sentence} {_measured(claim)} ({claim.verdict})"
-            for stem, title, claim in (by_id[i] for i in ids if i in by_id)
-        ]
-        lines.append(f"| {question} | {'<br>'.join(told)} |")
+    lines += [f"| {question} | {told(ids)} |" for question, ids in BEYOND]
     lines += [
         "",
         "## The book's own claims", "",

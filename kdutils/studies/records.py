@@ -12,9 +12,7 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import platform
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, fields
@@ -26,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from kdutils import shards
 from kdutils.lab import store
 from kdutils.lab.stats import Times
 from kdutils.studies.study import COLUMNS, Cell, Study, work
@@ -130,8 +129,9 @@ class Records:
         packed = io.BytesIO()
         with gzip.GzipFile(fileobj=packed, mode="wb", mtime=0) as file:  # the same rows, the same bytes
             file.write(self.table.to_csv(index=False).encode())
-        _replace(self.table_path, packed.getvalue())
-        _replace(self.path, (json.dumps(self.about, indent=1) + "\n").encode())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        shards.write(self.table_path, packed.getvalue())
+        shards.write(self.path, (json.dumps(self.about, indent=1) + "\n").encode())
 
     def students(self, arm: str, budget: int, sample: str = "held-out", size: str = "") -> list[pd.DataFrame]:
         """The reported rows of an arm, one table a teacher.
@@ -203,16 +203,6 @@ def machine() -> str:
     text = json.dumps({name: value for name, value in can.items() if not name.startswith("num_")}, sort_keys=True)
     kind = f"{torch.backends.cpu.get_cpu_capability()} {hashlib.sha256(text.encode()).hexdigest()[:6]}"
     return f"{platform.machine()}, {kind}, {torch.get_num_threads()} threads"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-    with os.fdopen(handle, "wb") as file:
-        file.write(data)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
 
 
 def _task(study: Study, cell: Cell, root: str, chosen: Any, device: str, source: str) -> str:

@@ -78,9 +78,6 @@ class Grammar:
 
         Raises:
             ValueError: for another name; the message lists them.
-
-        >>> [Grammar.named(name).rule_count for name in ("cfg3b", "cfg3b-reference")]
-        [32, 31]
         """
         table = json.loads(Path(__file__).with_name("grammars.json").read_text(encoding="utf-8"))["grammars"]
         if name not in table:
@@ -97,7 +94,6 @@ class Grammar:
             raise ValueError(f"{self.name} has no symbol {symbol!r} with rules: choose one of {sorted(self.rules)}")
         return Grammar(f"{self.name} rooted at {symbol}", symbol, self.rules)
 
-    rule_count = property(lambda self: sum(map(len, self.rules.values())), doc="The number of rules of all symbols.")
     shortest = property(lambda self: self._fold(1, min), doc="Tokens in the shortest sentence.")
     longest = property(lambda self: self._fold(1, max), doc="Tokens in the longest sentence.")
     mean_length = property(lambda self: self._fold(1, fmean), doc="The exact mean number of tokens in a sentence.")

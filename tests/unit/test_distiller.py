@@ -422,10 +422,11 @@ def test_a_teacher_that_is_read_twice_runs_once() -> None:
     assert counts[1] - counts[0] == 1
 
 
-def test_no_warning_and_no_extra_is_needed() -> None:
+def test_a_plain_training_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        steps_of(host(net(8), extraction()), torch.optim.SGD(net(8).parameters(), 0.1), batches(2))
+        distiller = host(net(8), extraction())
+        steps_of(distiller, torch.optim.SGD(distiller.parameters(), 0.1), batches(2))
 
 
 def test_labels_that_were_not_shifted_are_told() -> None:
