@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import chain
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ class One:
             raise ValueError(
                 "what is built in torch.inference_mode() cannot be trained: build it outside of that block"
             )
-        self.skeleton, self.seeds = student, tuple(checks.listed("seed", [seed], Integral))
+        self.skeleton, self.seeds = student, (checks.whole("seed", seed),)
         self.vocabulary = None if vocabulary is None else checks.count("vocabulary", vocabulary)
         first = next(student.parameters(), None)
         if first is None:
@@ -88,10 +88,8 @@ class One:
         own, theirs = ({id(module): name for name, module in net.named_modules()} for net in (self.skeleton, network))
         if id(self.skeleton) in theirs:
             raise ValueError("the teacher is the student itself, or its whole: give a copy (copy.deepcopy)")
-        moving = {inside.place(p): name for name, p in self.skeleton.named_parameters() if p.requires_grad}
         both = [module for module in network.modules() if id(module) in own and isinstance(module, _WITH_A_MODE)]
-        shared = [moving[n] for n in map(inside.place, network.parameters()) if n in moving]
-        shared += [own[id(module)] for module in both]
+        shared = inside.shared(self.skeleton, network) + [own[id(module)] for module in both]
         if shared:
             raise ValueError(
                 f"teacher and student share {shared[0]!r}: give the student copies of all that it trains, and of "
@@ -154,7 +152,9 @@ class One:
             with fitting.uncached(teacher):
                 return reading.outputs_at(teacher, read, paths, state)
         except (IndexError, RuntimeError, TypeError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or (type(error) is TypeError and "argument" not in str(error)):
+            if isinstance(error, torch.OutOfMemoryError) or (
+                isinstance(error, TypeError) and inside.fits(teacher, read)
+            ):
                 raise
             told = f"the teacher, a {type(teacher).__name__}, cannot read the batch ({str(error).splitlines()[0]})"
             if isinstance(error, TypeError):
@@ -259,24 +259,25 @@ class Only:
     def __init__(self, student: nn.Module, stages: Sequence[Stage]) -> None:
         named = {name.replace("_orig_mod.", ""): p for name, p in student.named_parameters()}  # compiled or not
         for stage in stages:
-            lost, told = inside.unnamed(named, stage)
-            if lost:
-                raise ValueError(_tied(student, lost) or told)
-        self.paths, self.task = (), -1  # what moves, in the backward pass of that number
+            if told := inside.unnamed(student, stage):
+                raise ValueError(told)
+        self.paths: Sequence[str] = ()
+        self.ours: Callable[[], Any] = lambda: None  # what our backward pass holds until it ends, and nobody after that
         self.known = {id(p) for p in named.values() if p.requires_grad}
         for name, parameter in named.items():
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(partial(self.drop, name))
 
     def drop(self, name: str, parameter: torch.Tensor) -> None:
-        if self.task != torch._C._current_graph_task_id():  # an error has ended ours
+        if self.ours() is None:  # it has ended, and by an error where nobody closed
             self.close()
         if self.paths and not inside.under(name, self.paths):
             parameter.grad = None
 
     def open(self, paths: tuple[str, ...], gradient: torch.Tensor) -> None:
-        self.paths, self.task = paths, torch._C._current_graph_task_id()
-        torch.autograd.Variable._execution_engine.queue_callback(self.close)  # as DistributedDataParallel does
+        close = partial(self.close)
+        self.paths, self.ours = paths, weakref.ref(close)
+        torch.autograd.Variable._execution_engine.queue_callback(close)  # as DistributedDataParallel does
 
     def close(self) -> None:
         self.paths = ()
@@ -284,13 +285,3 @@ class Only:
     def check(self, student: nn.Module) -> None:
         if any(p.requires_grad and id(p) not in self.known for p in student.parameters()):
             raise ValueError("a parameter of the student was unfrozen or replaced: build the Distiller after that")
-
-
-def _tied(student: nn.Module, path: str) -> str:
-    """What to say of a path whose parameters have another name, too."""
-    named, every = dict(student.named_parameters()), student.named_parameters(remove_duplicate=False)
-    for name, parameter in every:
-        if inside.under(name, (path,)):
-            other = next(first for first, p in named.items() if p is parameter)
-            return f"only={path!r}: {name!r} is tied to {other!r}, so name that"
-    return ""

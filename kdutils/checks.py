@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import operator
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -30,8 +31,17 @@ def count(name: str, value: Any) -> int:
     return int(value)
 
 
+def whole(name: str, value: Any) -> int:
+    """A whole number, also one that a tensor holds, as Python's int."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
+
+
 def number(name: str, value: Any, above: float = -math.inf, most: float = sys.float_info.max) -> float:
     """A finite number larger than `above` and at `most` so large, numpy's among them, as Python's float."""
+    value = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
     if isinstance(value, bool) or not isinstance(value, Real) or not above < value <= most:
         wanted = "a finite number" if above == -math.inf else f"a finite number above {above:g}"
         wanted += f", and {most:g} at most" if most < sys.float_info.max else ""
@@ -154,10 +164,10 @@ def layer(teacher: Any, paths: Sequence[Any], units: Any) -> None:
 
 def texts(name: str, values: Any) -> tuple[str, ...]:
     """Paths, or one path, as a tuple of them."""
-    values = (values,) if isinstance(values, str) else values
-    if not isinstance(values, tuple | list) or not all(isinstance(value, str) for value in values):
+    values = (values,) if isinstance(values, str) else tuple(values) if hasattr(values, "__iter__") else values
+    if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{name} must be paths of parameters or modules, as ('readout',), not {values!r}")
-    return tuple(values)
+    return values
 
 
 def some(name: str, values: Any) -> Any:
@@ -260,12 +270,6 @@ def evaluated(network: nn.Module) -> nn.Module:
             advice = "let make() leave it out, or train the network with kdutils.distiller"
             raise ValueError(f"{told} to mode at every evaluation: {advice}")
     return network
-
-
-def of_the_hub(config: Any) -> bool:
-    """Whether this is the config of a model of transformers."""
-    kind = getattr(sys.modules.get("transformers.configuration_utils"), "PreTrainedConfig", ())
-    return isinstance(config, kind)
 
 
 def readable(network: nn.Module) -> None:

@@ -127,6 +127,7 @@ class Distiller(nn.Module):
         self.drawn = binding.Drawn("\n".join(told), self._bounds)
         self._now, self._whole, self._agreed = 0, None, False
         self._last, self._returned = -1, False  # the step of the last call here, and whether one was warned of
+        self.drawn.register_load_state_dict_post_hook(lambda *_: setattr(self, "_last", -1))
         then = (layer.targets.about["settings"]["mask"] for layer in inside.recorded(signals))
         self._warned = self._warned or any(mask is not None for mask in then)  # a record leaves padding out by itself
         self._moves: dict[int, tuple[int, list[torch.Tensor]]] = {}  # by stage: its first step, what it learns then
@@ -177,7 +178,8 @@ class Distiller(nn.Module):
             raise ValueError("the student is in eval mode: call train() before a step (`evaluate` needs none)")
         loss = self._loss(batch, labels, step, rows)
         self._check_moves(self._bounds[self._now], int(step))
-        self._returned, self._last = self._returned or warned.of_steps(int(step), self._last), int(step)
+        if len(self.starts) > 1 and loss.requires_grad:
+            self._returned, self._last = self._returned or warned.of_steps(int(step), self._last), int(step)
         self.drawn.step.fill_(int(step))
         if self._only and self._stages[self._now].only and loss.requires_grad:
             self._only.check(self.student)

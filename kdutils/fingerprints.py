@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass
@@ -107,7 +108,7 @@ def _some(one: Any, teacher: nn.Module, x: Any, path: str, paths: list[str], cou
     """Some entries of what a teacher returns at a path, in a width that rounding does not change."""
     if path == paths[0]:
         one.enter()
-        one.passes.paths[id(teacher)] = list(paths)  # in one pass
+        one.passes.expect(teacher, x, paths)  # in one pass
     values = one.read(teacher, x, path)
 
     def draw(entries: torch.Tensor, many: int) -> torch.Tensor:
@@ -120,6 +121,12 @@ def _some(one: Any, teacher: nn.Module, x: Any, path: str, paths: list[str], cou
         rows = draw(values.flatten(0, -2), 8)
     entries = torch.stack([*draw(rows.flatten(), _ENTRIES), rows.min(), rows.max()])
     return " ".join(f"{entry:+.3e}" for entry in entries.tolist())
+
+
+def of_the_hub(config: Any) -> bool:
+    """Whether this is the config of a model of transformers."""
+    kind = getattr(sys.modules.get("transformers.configuration_utils"), "PreTrainedConfig", ())
+    return isinstance(config, kind)
 
 
 def of_stages(stages: Sequence[Stage]) -> list[str]:
@@ -186,11 +193,11 @@ def _parts(network: nn.Module, path: str, seen: dict[int, str]) -> Iterator[str]
     seen[id(network)] = path
     known = type(network).extra_repr.__module__.startswith("torch.nn.modules")  # others may print what passes leave
     yield f"{path}: {type(network).__qualname__}({network.extra_repr() if known else ''})"
-    if checks.of_the_hub(config := getattr(network, "config", None)) and id(config) not in seen:
+    if of_the_hub(config := getattr(network, "config", None)) and id(config) not in seen:
         seen[id(config)] = path
         yield json.dumps(_settings(config.to_dict()), sort_keys=True, default=lambda value: type(value).__qualname__)
-    of_the_hub = any(base.__module__.startswith("transformers.") for base in type(network).__mro__)
-    state = {} if of_the_hub else dict(network._buffers)  # there, those that are not saved follow from the config
+    hub = any(base.__module__.startswith("transformers.") for base in type(network).__mro__)
+    state = {} if hub else dict(network._buffers)  # there, those that are not saved follow from the config
     network._save_to_state_dict(state, "", False)  # its own part, packed weights of quantised layers among it
     state.pop("_extra_state", None)
     for name, value in sorted(state.items()):

@@ -86,7 +86,9 @@ def uncached(network: nn.Module) -> Iterator[None]:
     """A block where a model of transformers keeps no keys and values: with them, it reads packed texts as one."""
     configs = [getattr(module, "config", None) for module in network.modules()]
     changed = {
-        id(config): config for config in configs if checks.of_the_hub(config) and getattr(config, "use_cache", None)
+        id(config): config
+        for config in configs
+        if fingerprints.of_the_hub(config) and getattr(config, "use_cache", None)
     }
     try:
         for config in changed.values():
@@ -132,7 +134,7 @@ def decodes(network: nn.Module, batch: Any, reads: Sequence[str]) -> None:
 @contextmanager
 def headed(network: nn.Module) -> Iterator[None]:
     """A block that refuses a network without a head, as AutoModel gives: its outputs are hidden units, no classes."""
-    if not checks.of_the_hub(getattr(network, "config", None)):  # another may call its logits as it likes
+    if not fingerprints.of_the_hub(getattr(network, "config", None)):  # another may call its logits as it likes
         yield
         return
 

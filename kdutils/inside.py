@@ -66,12 +66,25 @@ def teachers(thing: Any) -> list[nn.Module]:
     return _found(thing, lambda part: isinstance(part, nn.Module))
 
 
-def place(parameter: nn.Parameter) -> Any:
-    """Where its numbers are, which two parameters may share; its own identity, where that cannot be told."""
-    with suppress(RuntimeError, NotImplementedError, TypeError, AttributeError):
-        where = parameter.untyped_storage().data_ptr(), parameter.storage_offset()
-        return where if where[0] else id(parameter)
-    return id(parameter)
+def shared(student: nn.Module, teacher: nn.Module) -> list[str]:
+    """Parameters that move in the student and hold numbers of the teacher, be it under other names or as a part."""
+    moving = [(name, _span(p)) for name, p in student.named_parameters() if p.requires_grad]
+    held = [_span(tensor) for tensor in (*teacher.parameters(), *teacher.buffers())]
+    by_place: dict[int, list[tuple[int, int]]] = {}
+    for place, start, end in held:
+        by_place.setdefault(place, []).append((start, end))
+    return [name for name, (place, start, end) in moving
+            if any(start < last and first < end for first, last in by_place.get(place, ()))]  # fmt: skip
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int, int]:
+    """Where a tensor's numbers are: a storage, and the bytes in it; where that cannot be told, the tensor itself."""
+    with suppress(RuntimeError, NotImplementedError, TypeError, AttributeError, ValueError):
+        size, place = tensor.element_size(), tensor.untyped_storage().data_ptr()
+        reach = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+        if place and tensor.numel():
+            return place, size * tensor.storage_offset(), size * (tensor.storage_offset() + reach)
+    return -id(tensor), 0, 1
 
 
 def under(name: str, paths: Sequence[str]) -> bool:
@@ -79,12 +92,34 @@ def under(name: str, paths: Sequence[str]) -> bool:
     return any(f"{name}.".startswith(f"{path.rstrip('.')}.") for path in paths)
 
 
-def unnamed(names: Collection[str], stage: Stage) -> tuple[str, str]:
-    """Of a stage that moves `only` some, the first that is none of the parameters of those `names`, and what to say."""
-    lost = next((path for path in stage.only if not any(under(name, (path,)) for name in names)), "")
-    near = difflib.get_close_matches(lost, names, 4, 0) if lost else []
-    told = f"only={(lost,)} names no parameter of the student, and no module with any; near it are {near}"
-    return lost, told if lost else ""
+def unnamed(network: nn.Module, stage: Stage) -> str:
+    """What to say of a stage that moves `only` some, where one of these is no parameter, or all of them are frozen."""
+    first = {id(p): name for name, p in network.named_parameters()}
+    every = [(name, first[id(p)], p.requires_grad) for name, p in network.named_parameters(remove_duplicate=False)]
+    every = [(*(name.replace("_orig_mod.", "") for name in names), moves) for *names, moves in every]  # compiled or not
+    for path in stage.only:
+        own = [(name, other) for name, other, _ in every if under(name, (path,))]
+        if not own:
+            near = difflib.get_close_matches(path, [name for name, *_ in every], 4, 0)
+            told = f"only={(path,)} names no parameter of the student, and no module with any"
+            return f"{told}; near it are {near}"
+        if not any(under(other, stage.only) for _, other in own):  # tied ones go by their first name
+            return f"only={stage.only}: {own[0][0]!r} is tied to {own[0][1]!r}, so name that"
+    if stage.only and not any(moves for _, name, moves in every if under(name, stage.only)):
+        return f"only={stage.only} names frozen parameters alone"
+    return ""
+
+
+def fits(network: nn.Module, batch: Any) -> bool:
+    """Whether a network's `forward` takes as many arguments, and of those names."""
+    args, named = (
+        ((), batch) if isinstance(batch, Mapping) else (batch if isinstance(batch, tuple | list) else [batch], {})
+    )
+    try:
+        inspect.signature(network.forward).bind(*args, **named)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def taken(network: nn.Module) -> tuple[set[str], bool]:
@@ -116,7 +151,7 @@ def spare(student: nn.Module, signals: Sequence[Signal], mask: Any) -> set[str]:
 
 def recorded(thing: Any) -> list[Any]:
     """The signals in a signal, or in some, whose targets were recorded."""
-    return _found(thing, lambda part: hasattr(part, "targets"))
+    return _found(thing, lambda part: hasattr(getattr(part, "targets", None), "about"))
 
 
 def given(network: nn.Module, batch: Any, spare: Collection[str]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
@@ -110,7 +109,7 @@ def check_classes(student: int, teacher: int | None = None) -> None:
 
 def check_temperatures(*temperatures: float) -> None:
     """Raise ValueError unless all are positive and finite."""
-    if not all(isinstance(t, Real) and 0 < t < math.inf for t in temperatures):
+    if not all(hasattr(t, "__float__") and 0 < t < math.inf for t in temperatures):
         raise ValueError(f"temperatures must be positive, not {temperatures}; for argmax labels take a small one, 1e-3")
 
 

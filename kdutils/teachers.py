@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,37 +15,62 @@ from kdutils.losses import only
 
 
 class Passes:
-    """What teachers said of the last inputs: one that is read at several paths for the same inputs runs once, from the
-    second time on. By the teacher's id: the `paths` that were asked for, and `copies`, that are read in its place.
+    """What teachers said of the last inputs: one that is asked at several paths runs once for all, from the second time
+    on. Every answer is given once. Who asks again for a path, or after weights or inputs were changed, gets a new pass.
     """
 
     def __init__(self) -> None:
-        self.paths: dict[int, list[str]] = {}
-        self.copies: dict[int, tuple[nn.Module, nn.Module]] = {}
+        self.paths: dict[Any, Sequence[str]] = {}  # by the teacher's id and the inputs' names: what was asked last time
+        self.asked: dict[Any, list[str]] = {}  # and since then
+        self.copies: dict[int, tuple[nn.Module, list[int], nn.Module]] = {}
         self.forget()
 
     def forget(self) -> None:
         """Hold the last inputs, and what was said of them, no longer."""
-        self.said: dict[tuple[int, int], tuple[Any, dict[str, torch.Tensor]]] = {}
+        self.said: dict[Any, tuple[nn.Module, Any, list[int], dict[str, torch.Tensor]]] = {}
+        self.paths, self.asked = {**self.paths, **self.asked}, {}
 
     def copy(self, teacher: nn.Module, device: torch.device) -> nn.Module:
-        """One frozen copy of a teacher, however often it is asked for."""
-        if id(teacher) not in self.copies:
-            self.copies[id(teacher)] = teacher, reading.frozen(teacher, device)
-        return self.copies[id(teacher)][1]
+        """One frozen copy of a teacher, however often it is asked for while its weights stay."""
+        held, then, frozen = self.copies.get(id(teacher), (None, [], teacher))
+        if held is not teacher or then != _versions(teacher, None):
+            frozen = reading.frozen(teacher, device)
+            self.copies[id(teacher)] = teacher, _versions(teacher, None), frozen
+        return frozen
+
+    def expect(self, teacher: nn.Module, x: Any, paths: Sequence[str]) -> None:
+        """Let the next pass of `x` answer for these."""
+        self.paths[_key(teacher, x)] = paths
 
     def read(
         self, teacher: nn.Module, x: Any, path: str, run: Callable[[Sequence[str]], dict[str, torch.Tensor]]
     ) -> torch.Tensor:
         """What `teacher` says of `x` at `path`; `run` is a pass that answers for several paths."""
-        wanted = self.paths.setdefault(id(teacher), [])
-        if path not in wanted:
-            wanted.append(path)
-        held, values = self.said.get((id(teacher), id(x)), (None, {}))
-        if held is not x or path not in values:
-            values = run(tuple(wanted))
-            self.said[id(teacher), id(x)] = x, values
-        return values[path]
+        key, now = _key(teacher, x), _versions(teacher, x)
+        asked = self.asked.setdefault(key, [])
+        others = [other for other in self.paths.get(key, ()) if other not in (path, *asked)]
+        asked += [path] if path not in asked else []
+        held, before, then, left = self.said.get(key, (None, None, [], {}))
+        if held is teacher and before is x and then == now:
+            return left.pop(path) if path in left else run((path,))[path]
+        try:
+            left = run((path, *others))
+        except ValueError:  # a pass of these inputs may not come by the others
+            left = run((path,))
+        self.said[key] = teacher, x, now, left
+        return left.pop(path)
+
+
+def _key(teacher: nn.Module, x: Any) -> Any:
+    return id(teacher), tuple(x) if isinstance(x, Mapping) else ()
+
+
+def _versions(teacher: nn.Module, x: Any) -> list[int]:
+    """How often a teacher's numbers, and inputs, were written to."""
+    found: list[int] = []
+    with contextlib.suppress(RuntimeError):  # inference tensors do not count
+        reading.each(lambda t: found.append(t._version), [*teacher.parameters(), *teacher.buffers(), x])
+    return found
 
 
 @torch.no_grad()

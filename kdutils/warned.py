@@ -189,11 +189,14 @@ def of_experts(network: nn.Module) -> None:
 
 def of_labels(batch: Any, labels: Any, learned: bool) -> None:
     """Of labels that were not shifted, as models of transformers do inside: `learned`, or saying what counts."""
-    entries = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, tuple | list) else [batch]
-    if not isinstance(labels, torch.Tensor) or labels.dim() != 2:
+    entries = list(batch.values()) if isinstance(batch, Mapping) else [batch]
+    tokens = [e for e in entries if isinstance(e, torch.Tensor) and e.dim() == 2 and e.dtype in (torch.int, torch.long)]
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) and "input_ids" in batch else None
+    ids = tokens[0] if ids is None and len(tokens) == 1 else ids
+    if not (isinstance(ids, torch.Tensor) and isinstance(labels, torch.Tensor)) or ids.shape != labels.shape:
         return
-    asked, alike = labels != IGNORE, [e for e in entries if isinstance(e, torch.Tensor) and e.shape == labels.shape]
+    asked = labels != IGNORE
     told = (learned or not asked.all()) and asked.any()
-    if told and any(bool((labels == ids)[asked].all()) for ids in alike):
+    if told and bool((labels == ids)[asked].all()):
         advice = "a causal language model needs the next token at each position, -100 at the last"
         warn(f"the labels are the inputs themselves: {advice}")

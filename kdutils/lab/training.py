@@ -170,7 +170,7 @@ class _Loop:
             tell_of_modes(students, self.judge.pieces[0][0])
         self.first_bad = torch.full((len(students),), torch.inf, device=device)
         self.flops_per_sample = self.flops_so_far = 0.0
-        self.counted, self.step = True, 0
+        self.counted, self.step = 0, 0  # of the steps of a stage, how many had their operations counted
         self.evaluations: list[tuple[int, float, np.ndarray, np.ndarray]] = []
         self.stages: list[tuple[str, int, int]] = []
         self.snapshots: dict[int, dict[str, torch.Tensor]] = {}
@@ -190,26 +190,27 @@ class _Loop:
         self.again = partial(stage.signal.bind, students.clone(), x, y) if own else None
         moving = {n: p for n, p in students.parameters.items() if n not in students.frozen}
         own = {n: p for n, p in moving.items() if not stage.only or inside.under(n, stage.only)}
-        if (told := inside.unnamed(students.parameters, stage)[1]) or not own:
+        if (told := inside.unnamed(students.skeleton, stage)) or not own:
             raise ValueError(told or "the student has no parameter to train: all of them are frozen")
         self.trainable = {**own, **self.bound.parameters}
         self.update = self.optimiser.start(self.trainable, self.rates, first, self.total)
-        self.counted = False
+        students.passes.forget()
+        self.counted = 0
 
     def advance(self, step: int) -> None:
         x, y = self.samples.next()
         self.step = step
-        if self.counted:
+        if self.counted == 2:
             with outside.drawing(self.part):
                 losses, gradients, buffers = self._gradients(x, self.bound.target(x, y))
-        else:  # the first step of a stage also counts its operations, and tells what is drawn
+        else:  # the first steps of a stage also count operations (at the second, all asks are known), and draws
             streams = self.bound.generators.values()
             target, teacher = outside.heard(self.part, lambda: cost.flops(lambda: self.bound.target(x, y)), streams)
             found, student = outside.heard(self.part, lambda: cost.flops(lambda: self._gradients(x, target)))
             losses, gradients, buffers = found
             seeds, members = len(self.students.seeds), len(self.students)
             self.flops_per_sample = teacher / (seeds * self.batch) + student / (members * self.batch)
-            self.counted = True
+            self.counted += 1
             if self.again is not None and outside.kept():  # a signal of the reader's own
                 with seeding.global_rng(0, device=self.rates.device), torch.no_grad():
                     values = self.students.clone().run(x, self.bound.reads, self.mode)[0]

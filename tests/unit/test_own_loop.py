@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from kdutils import curriculum, losses, reading, seeding
 from kdutils.curriculum import Curriculum, Stage
 from kdutils.distiller import Distiller
+from kdutils.lab.ensemble import Ensemble
+from kdutils.lab.training import train
 from kdutils.signals import Bound, Hidden, Labels, Output, WeightedSum
+from kdutils.tasks.parity import SparseParity
 
 WORDS, LENGTH = 12, 8
 
@@ -538,11 +542,148 @@ def test_batches_of_another_kind_are_named(call: Callable[[Distiller], Any], kin
         (lambda t: Stage(Output(t), only=3), "only must be paths of parameters or modules, as .'readout',., not 3"),
         (lambda t: Stage(Output(t), only=(3,)), "only must be paths of parameters or modules"),
         (lambda t: host(t, Stage(WeightedSum(()))), "stage 1: a WeightedSum of nothing teaches nothing"),
-        (lambda t: host(t, Stage(Labels()), seed=1.5), "seed must be whole numbers; 1.5 is none"),
-        (lambda t: host(t, Stage(Labels()), seed=None), "seed must be whole numbers; None is none"),
+        (lambda t: host(t, Stage(Labels()), seed=1.5), "seed must be a whole number, not 1.5"),
+        (lambda t: host(t, Stage(Labels()), seed=None), "seed must be a whole number, not None"),
         (lambda t: curriculum.paired_blocks(4.0, 2), "numbers of layers must be whole numbers; 4.0 is none"),
     ],
 )
 def test_arguments_of_plans_that_are_something_else(make: Callable[[nn.Module], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(small())
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = checkpoint(self.second, self.first(x).requires_grad_(), use_reentrant=True)
+        return self.head(h)
+
+
+def test_only_holds_through_a_nested_backward_pass() -> None:
+    student = built(Checkpointed)
+    distiller = host(student, Stage(Output(small(8)), only=("head",)))
+    for step in range(2):
+        distiller(X, Y, step).backward()
+        assert [n for n, p in student.named_parameters() if p.grad is not None] == ["head.weight", "head.bias"]
+
+
+@pytest.mark.parametrize("only", ["", ("",), ("", "3"), ("3", "")])
+def test_an_empty_name_in_only_is_refused(only: Any) -> None:
+    with pytest.raises(ValueError, match=r"only=\('',\) names no parameter"):
+        host(small(), Stage(Output(small(8)), only=only))
+
+
+def test_names_of_only_come_in_any_collection() -> None:
+    assert Stage(Labels(), only={"3"}).only == Stage(Labels(), only=dict.fromkeys(["3"])).only == ("3",)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(WORDS, 6), nn.Linear(6, WORDS, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(tokens))
+
+
+def test_only_may_name_both_ends_of_a_tie() -> None:
+    ids = torch.randint(WORDS, (4, LENGTH), generator=seeding.generator(0, "ids"))
+    host(Tied(), Stage(Labels(), only=("embed", "head")), calibration=ids)
+    with pytest.raises(ValueError, match=r"'head.weight' is tied to 'embed.weight', so name that"):
+        host(Tied(), Stage(Labels(), only=("head",)), calibration=ids)
+
+
+def test_only_of_frozen_parameters_is_refused_in_both_engines() -> None:
+    def frozen() -> nn.Module:
+        student = small()
+        student[0].requires_grad_(False)
+        return student
+
+    stage = Stage(Labels(), only=("0",))
+    with pytest.raises(ValueError, match=r"only=\('0',\) names frozen parameters alone"):
+        host(frozen(), stage)
+    task = SparseParity(4, 2)
+    with pytest.raises(ValueError, match=r"only=\('0',\) names frozen parameters alone"):
+        train(Ensemble(frozen, [0], [0.1]), task, Curriculum("p", (stage,)), steps=2, batch=4, held_out=64)
+    host(frozen(), Stage(Labels(), only=("0", "3")))
+
+
+def test_a_part_of_a_teachers_numbers_is_shared_too() -> None:
+    teacher = small(12)
+    student = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    student[0].weight = nn.Parameter(teacher[0].weight.detach()[3:9])
+    with pytest.raises(ValueError, match=r"teacher and student share '0.weight'"):
+        host(student, Stage(Output(teacher)))
+    student[0].weight = nn.Parameter(teacher[0].weight.detach()[3:9].clone())
+    teacher.register_buffer("started", student[0].weight.detach())
+    with pytest.raises(ValueError, match=r"teacher and student share '0.weight'"):
+        host(student, Stage(Output(teacher)))
+    whole = torch.zeros(24 + 24)
+    student[0].weight, teacher.started = nn.Parameter(whole[:24].view(6, 4)), whole[24:]  # beside one another
+    host(student, Stage(Output(teacher)))
+
+
+def test_a_lazy_student_runs_once_built() -> None:
+    host(nn.Sequential(nn.LazyLinear(6), nn.Tanh(), nn.LazyLinear(3)), Stage(Output(small(8))))(X, None, 0)
+
+
+def test_entries_of_labels_shape_are_not_all_inputs() -> None:
+    """Types of tokens, a mask, or the text before it was masked may agree with the labels."""
+
+    class Tagger(Whole):
+        def forward(self, input_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None) -> torch.Tensor:
+            return self.head(self.embed(input_ids))
+
+    ids = torch.randint(1, WORDS, (4, LENGTH), generator=seeding.generator(0, "ids"))
+    batch = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids)}
+    distiller = host(Tagger(), curriculum.from_labels(), calibration=batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distiller(batch, torch.zeros_like(ids), 0)
+
+
+def test_who_goes_back_to_a_saved_state_is_not_warned() -> None:
+    stages = Stage(Hidden(small(8), "0", "0"), 4), Stage(Output(small(8)))
+    distiller, alone = host(small(), *stages), host(small(), Stage(Output(small(8))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        distiller(X, None, 1)
+        saved = copy.deepcopy(distiller.state_dict())
+        distiller(X, None, 5)
+        distiller.load_state_dict(saved)
+        distiller(X, None, distiller.step + 1)
+        with torch.no_grad():
+            distiller(X, None, 0)
+        alone(X, None, 5)
+        alone(X, None, 0)  # there is one stage, whatever the step
+
+
+def test_numbers_that_tensors_hold_are_numbers() -> None:
+    teacher = small(8)
+    hot = Output(teacher, torch.tensor(2.0), torch.tensor(2.0), share=torch.tensor(0.5))
+    one = host(small(), Stage(hot), seed=torch.tensor(3))(X, None, 0)
+    other = host(small(), Stage(Output(teacher, 2.0, 2.0, share=0.5)), seed=3)(X, None, 0)
+    assert torch.equal(one, other)
+
+
+def test_an_error_of_the_teachers_own_code_is_left_as_it_is() -> None:
+    class Broken(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.calls = small(8), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += 1
+            return self.net(x) if self.calls < 6 else self.helper()
+
+        def helper(self, missing: int) -> None: ...
+
+    distiller = host(small(), Stage(Output(Broken())))
+    with pytest.raises(TypeError, match=r"helper\(\) missing 1 required positional argument") as caught:
+        for step in range(12):
+            distiller(X, None, step)
+    assert "cannot read the batch" not in str(caught.value)

@@ -1,4 +1,3 @@
-import copy
 import ctypes
 import os
 import re
@@ -222,17 +221,6 @@ def test_several_signals_of_a_stage_read_their_teacher_in_one_pass() -> None:
     projections = 2 * 2 * 24 * 8
     assert np.array_equal(np.diff(shared.flops), np.diff(one.flops) + 5 * 8 * projections)
     assert np.diff(one.flops)[0] > 5 * 8 * forward
-
-
-def test_a_teacher_is_copied_anew_for_each_stage_and_held_no_longer() -> None:
-    teacher = MLP(6, 24)
-    run = fit(curriculum.one_shot(teacher))
-    with torch.no_grad():
-        next(teacher.parameters()).zero_()
-    assert run.students.passes is None
-    other = fit(curriculum.one_shot(teacher), run.students)
-    fresh = fit(curriculum.one_shot(copy.deepcopy(teacher)), run.students)
-    assert np.array_equal(other.loss, fresh.loss)
 
 
 PLANS = [
