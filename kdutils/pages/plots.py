@@ -21,11 +21,11 @@ from kdutils.pages import files
 # Okabe and Ito's colours (2008), told apart with any colour vision; dashes and markers tell them apart without.
 COLOURS = {
     "labels": "#767676", "one-shot": "#D55E00", "progressive": "#0072B2", "extraction": "#009E73",
-    "untrained": "#CC79A7", "teacher": "#000000", "joint": "#332288", "FitNets": "#661100",
+    "untrained": "#CC79A7", "teacher": "#000000", "joint": "#332288", "FitNets": "#661100", "last layer": "#7A7A00",
 }  # fmt: skip
 DASHES = {
     "labels": (0, (1, 1)), "one-shot": (0, (5, 1.5)), "progressive": (0, (5, 1, 1, 1)),
-    "untrained": (0, (3, 1, 1, 1, 1, 1)), "joint": (0, (8, 1, 2, 1)),
+    "untrained": (0, (3, 1, 1, 1, 1, 1)), "joint": (0, (8, 1, 2, 1)), "last layer": (0, (2, 1)),
 }  # fmt: skip
 _SPARE = ("#A87000", "#882255", "#3C8DC5", "#117733")
 ON, OFF = "#000000", "#A6A6A6"  # bits on the support and off it: ink and its shadow, the colour of no method
