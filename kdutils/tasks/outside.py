@@ -26,6 +26,7 @@ _CODE = tuple({os.path.realpath(path) + os.sep for path in [sys.prefix, *sysconf
 _NO_DATA = ("/dev/", "/proc/", "/sys/", "/usr/share/locale", "/usr/share/zoneinfo")
 _BY_THEMSELVES = ("importlib._bootstrap", "torch._inductor", "torch._dynamo", "triton", "kdutils.shards", "linecache",
                   "tokenize")  # fmt: skip  # no data, or checked
+_AGAIN = 3  # times that a part is done again which seems to draw: other threads of a program draw, too, now and then
 _OTHERS = {"sqlite3.connect": "a database", "subprocess.Popen": "a program", "socket.connect": "a connection"}
 
 
@@ -75,9 +76,12 @@ def heard(part: Any, do: Callable[[], Any], generators: Iterable[torch.Generator
         before, done, after = _streams(), do(), _streams()
         if moved := _moved(before, after):
             own = [(stream, stream.get_state()) for stream in generators]
-            _elsewhere()
-            do()
-            moved = [name for name in _moved(after, _streams()) if name in moved]
+            for _ in range(_AGAIN):
+                _elsewhere()
+                start, _, now = _streams(), do(), _streams()
+                moved = [name for name in _moved(start, now) if name in moved and name in _moved(after, now)]
+                if not moved:
+                    break
             for set_state, state in (*zip(_SET.values(), after, strict=True), *((g.set_state, s) for g, s in own)):
                 set_state(state)
         by = f"that `{type(part).__name__}` draws without a generator"

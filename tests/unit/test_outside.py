@@ -20,6 +20,7 @@ from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.store import Store
 from kdutils.lab.training import Run, train
 from kdutils.signals import Bound, Labels
+from kdutils.tasks import outside
 
 
 def fit(task: Any, runs: Store, **options: Any) -> Run:
@@ -310,3 +311,22 @@ def test_a_text_of_code_that_is_read_counts_as_any_file(tmp_path: Path) -> None:
         UserWarning, match=r"this run is not kept: it depends on the file 'settings.py' that `Task` opens"
     ):
         fit(Task(lambda path: float(path.read_text()), file), Store(tmp_path / "runs"), save_every=0)
+
+
+@pytest.mark.parametrize(("times", "drawn"), [((), False), ((1,), False), ((1, 2), False), ((1, 2, 3), False),
+                                              ((1, 2, 3, 4), True)])  # fmt: skip
+def test_a_part_draws_if_it_does_so_each_time(times: tuple[int, ...], drawn: bool) -> None:
+    """Another thread of the program, as one of Dask's or of a notebook, draws now and then, and at no fixed time."""
+    calls: list[int] = []
+
+    def step() -> None:
+        calls.append(1)
+        if len(calls) in times:
+            random.random()
+
+    before = random.getstate()
+    with outside.noted() as found:
+        outside.heard(nn.Linear(1, 1), step)
+    assert list(found) == (["random numbers of `random` that `Linear` draws without a generator"] if drawn else [])
+    if not times:
+        assert random.getstate() == before and len(calls) == 1
