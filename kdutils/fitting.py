@@ -84,12 +84,8 @@ def finite(loss: torch.Tensor, target: Any, own: torch.Tensor | None, where: str
 @contextmanager
 def uncached(network: nn.Module) -> Iterator[None]:
     """A block where a model of transformers keeps no keys and values: with them, it reads packed texts as one."""
-    configs = [getattr(module, "config", None) for module in network.modules()]
-    changed = {
-        id(config): config
-        for config in configs
-        if fingerprints.of_the_hub(config) and getattr(config, "use_cache", None)
-    }
+    configs = filter(fingerprints.of_the_hub, (getattr(module, "config", None) for module in network.modules()))
+    changed = {id(config): config for config in configs if getattr(config, "use_cache", None)}
     try:
         for config in changed.values():
             config.use_cache = False

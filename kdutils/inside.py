@@ -112,11 +112,10 @@ def unnamed(network: nn.Module, stage: Stage) -> str:
 
 def fits(network: nn.Module, batch: Any) -> bool:
     """Whether a network's `forward` takes as many arguments, and of those names."""
-    args, named = (
-        ((), batch) if isinstance(batch, Mapping) else (batch if isinstance(batch, tuple | list) else [batch], {})
-    )
+    several = isinstance(batch, tuple | list)
     try:
-        inspect.signature(network.forward).bind(*args, **named)
+        bind = inspect.signature(network.forward).bind
+        bind(**batch) if isinstance(batch, Mapping) else bind(*(batch if several else [batch]))
     except (TypeError, ValueError):
         return False
     return True
