@@ -1,3 +1,4 @@
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -246,3 +247,26 @@ def test_tables_with_rules_of_their_own_learn_as_alone(fields: dict[str, Any]) -
 def test_a_table_that_passes_change_is_refused() -> None:
     with pytest.raises(ValueError, match="an Embedding with max_norm changes its weights in every pass: build it with"):
         Ensemble(partial(Padding, max_norm=1.0), [1, 2]).outputs(torch.ones(2, 3, 5, dtype=torch.long))
+
+
+class Beside(nn.Module):
+    """While it makes its first pass, another thread of the program draws; with `draws`, it draws in every pass itself."""
+
+    def __init__(self, draws: bool) -> None:
+        super().__init__()
+        self.readout, self.draws, self.passes = nn.Linear(12, 2), draws, []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.passes:
+            self.passes.append(None)
+            thread = threading.Thread(target=torch.rand, args=(1,))
+            thread.start()
+            thread.join()
+        return self.readout(x + torch.rand(1) if self.draws else x)
+
+
+@pytest.mark.parametrize(("draws", "way"), [(False, "VMAP"), (True, "NOISY")])
+def test_draws_of_another_thread_are_not_the_networks_own(draws: bool, way: str) -> None:
+    students = Ensemble(partial(Beside, draws), [0, 1])
+    students.outputs(torch.randn(2, 8, 12))
+    assert students._way[0].name == way
