@@ -61,9 +61,12 @@ def _show(value: float, limit: float) -> str:
 
 
 def bootstrap(
-    statistic: Callable, values: np.ndarray, level: float = 0.9, resamples: int = 2000
+    statistic: Callable, values: np.ndarray, level: float = 0.9, resamples: int = 20_000
 ) -> tuple[float, float]:
     """Percentile bootstrap over the first axis. `inf` is allowed: the ends are order statistics, not interpolated.
+
+    There are so many resamples that no end hangs on how they are drawn: of five values the lowest is the median of
+    5.8 % of them, and so the end of an interval of 90 %.
 
     `statistic` maps resamples (resamples, n, ...) -> (resamples,) along the last axis of its input.
     """

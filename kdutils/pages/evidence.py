@@ -151,12 +151,24 @@ class Evidence(Recorded):
 
 
 def across(studies: Sequence[Evidence], slow: str, fast: str, axis: str = "samples") -> Estimate:
-    """How many times more `slow` needs than `fast` over several sizes; a teacher of one size counts as one.
+    """How many times more `slow` needs than `fast` over several sizes.
+
+    A teacher of one size counts as one. Sizes that differ in their students alone have the same teachers: those of such
+    sizes count once, with all their students.
 
     Raises:
         ValueError: where there are no students to compare.
     """
-    return stats.ratio(*([t for study in studies for t in study.by_teacher(arm, axis)] for arm in (slow, fast)))
+    both: list[list[Times]] = []
+    for arm in (slow, fast):
+        taught: dict[tuple, list[Times]] = {}
+        for study in studies:
+            settings = {**study.about["settings"], **study.about["sizes"][study.size]}
+            own = tuple((key, str(value)) for key, value in settings.items() if not key.startswith("student_"))
+            for teacher, times in zip(study.taught, study.by_teacher(arm, axis), strict=True):
+                taught.setdefault((own, teacher), []).append(times)
+        both.append([stats.pooled(times) for times in taught.values()])
+    return stats.ratio(*both)
 
 
 def needs(found: Estimate, smallest: float) -> str:

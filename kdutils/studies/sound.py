@@ -21,6 +21,10 @@ OPTIONAL = {"teacher_until"}
 TEXTS = {"support", "grammar", "corpus", "objective", "pictures", "source"}
 BROKEN = {"teacher_learning_rate", "teacher_until"}  # may be fractions; all other numbers are whole
 ROLES = ("teacher", "tuning", "students")
+ENDS = {  # how a difference between two arms may be expected to end: its ends, in smallest effects of interest
+    "ahead": (1, math.inf), "ahead, by less": (0, 1), "no worse": (-1, math.inf), "no different": (-1, 1),
+    "no better": (-math.inf, 1), "behind": (-math.inf, -1),
+}  # fmt: skip
 TABLES = ("settings", "tuning", "arms", "effect", "sizes", "failed")
 
 
@@ -80,6 +84,27 @@ def _faults(study: Any) -> Iterator[str]:
     elif wrong := [role for role in study.thinned if role not in ROLES]:
         yield f"thinned holds {wrong[0]!r}; the roles are {', '.join(ROLES)}"
     yield from _settings(study)
+    yield from _expected(study)
+
+
+def _expected(study: Any) -> Iterator[str]:
+    if not isinstance(study.expected, list | tuple) or not all(isinstance(one, Mapping) for one in study.expected):
+        yield f"expected has to be a list of tables, not {study.expected!r}"
+        return
+    for number, said in enumerate(study.expected, 1):
+        where, needed = f"number {number} of expected", {"arms", "than", "budgets", "ends"}
+        if wrong := (set(said) - {"size", "note"}) ^ needed:
+            yield f"{where} holds {min(wrong)!r}, or lacks it; it has {', '.join(sorted(needed))}, size, note"
+            return
+        if not several(said["arms"], lambda arm: arm in [*study.arms]) or said["than"] not in [*study.arms]:
+            found = f"{said['arms']!r} and {said['than']!r}; they are {', '.join(study.arms)}"
+            yield f"{where} needs a list of arms, and one to compare them to, not {found}"
+        if not several(said["budgets"], lambda budget: budget in study.budgets):
+            yield f"{where} needs a list of the study's budgets, not {said['budgets']!r}"
+        if said["ends"] not in [*ENDS]:
+            yield f"{where} cannot end {said['ends']!r}: choose one of {', '.join(ENDS)}"
+        if said.get("size", next(iter(study.sizes), "")) not in [*study.sizes]:
+            yield f"{where} has the size {said['size']!r}; the sizes are {', '.join(map(repr, study.sizes))}"
 
 
 def _tuning(tuning: Mapping[str, Any]) -> Iterator[str]:

@@ -70,6 +70,8 @@ class Study:
             temperatures.
         main: the arms that come first.
         effect: the smallest one of interest, stated before the run.
+        expected: what was said before the runs that it speaks of: each of `arms` ends against `than` after each of
+            `budgets` (at a `size`) as `ends` says, one of `sound.ENDS`; a `note` where there is more to say.
         thinned: roles, such as "tuning", of whose curves the records keep the rises alone: `records.kept`.
     """
 
@@ -86,6 +88,7 @@ class Study:
     effect: Mapping[str, Any]
     sizes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
     failed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    expected: Sequence[Mapping[str, Any]] = ()
     thinned: Sequence[str] = ()
 
     @classmethod
@@ -99,12 +102,13 @@ class Study:
         for part in (data, small):
             if wrong := [key for key in sound.TABLES if not isinstance(part.get(key, {}), dict)]:
                 raise ValueError(f"{path}: {wrong[0]} has to be a table, not {part[wrong[0]]!r}")
-        wrong = set(data) ^ set(known) - ({"sizes", "failed", "thinned"} - set(data))
+        wrong = set(data) ^ set(known) - ({"sizes", "failed", "expected", "thinned"} - set(data))
         if wrong := wrong | set(small) - set(known):
             raise ValueError(f"{path}: {min(wrong)!r} is unknown or missing; a study has {', '.join(known)}")
         if smoke and not small:
             raise ValueError(f"{path} has no [smoke]: say there what is smaller in its small version")
         if smoke:
+            data.pop("expected", None)
             data |= small | {k: {**data[k], **small[k]} for k in small if k in ("settings", "tuning")}
             arms = data["arms"]
             if sound.several(data["main"], lambda one: sound.name(one) and one in arms):  # else refused below

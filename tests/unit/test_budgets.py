@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 from kdutils.lab.stats import Estimate, paired
-from kdutils.pages import budgets, plots
+from kdutils.pages import budgets, expected, plots
 from kdutils.studies.records import Records
-from kdutils.studies.study import COLUMNS
+from kdutils.studies.study import COLUMNS, Study
 
-FOLDER = Path(__file__).resolve().parents[2] / "book" / "results" / "studies"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "book" / "results" / "studies"
 TEACHERS, SEEDS = (0, 1001, 1002), (1, 2, 3)
 COST = {"one-shot": 3.0, "extraction": 2.0, "labels": 1.0, "joint": 5.0}  # operations a step
 KIND = {"one-shot": "one-shot", "extraction": "extraction", "labels": "labels", "joint": "joint"}
@@ -218,3 +219,48 @@ def test_arms_are_grouped_by_what_is_said_of_them(tmp_path):
     assert all(said.count(f"**{word}**: ") == 1 for word in words.values())
     for arm, word in words.items():
         assert f"*{arm}*" in said.split(f"**{word}**: ")[1].split(";")[0]
+
+
+@pytest.mark.parametrize(
+    ("ends", "low", "high", "word"),
+    [
+        ("ahead", 1.0, 3.0, "came true"),
+        ("ahead", 0.5, 3.0, "not settled"),
+        ("ahead", -1.0, 0.9, "did not come true"),
+        ("ahead, by less", 0.1, 0.9, "came true"),
+        ("ahead, by less", -0.1, 0.9, "not settled"),
+        ("ahead, by less", 1.1, 2.0, "did not come true"),
+        ("no worse", -0.9, 5.0, "came true"),
+        ("no worse", -2.0, -1.1, "did not come true"),
+        ("no different", -0.9, 0.9, "came true"),
+        ("no different", 0.5, 1.5, "not settled"),
+        ("no better", -9.0, 0.9, "came true"),
+        ("no better", 1.1, 2.0, "did not come true"),
+        ("behind", -3.0, -1.0, "came true"),
+        ("behind", -0.9, 2.0, "did not come true"),
+    ],
+)
+def test_what_became_of_an_expectation(ends, low, high, word):
+    assert expected.became(Estimate((low + high) / 2, low, high, "", 3, 15), ends, 1.0) == word
+    assert expected.became(Estimate(5 * low + 5 * high, 10 * low, 10 * high, "", 3, 15), ends, 10.0) == word
+
+
+def test_all_that_was_expected_is_listed(tmp_path):
+    study = made(tmp_path, flat, [*ALL[:6], ("labels", 100, 3)])
+    study.about["expected"] = [
+        {"arms": ["extraction", "labels"], "than": "one-shot", "budgets": [100, 200], "ends": "ahead"},
+        {"arms": ["joint"], "than": "one-shot", "budgets": [400], "ends": "no worse", "note": "a guess"},
+    ]
+    one, two, three = expected.listed(study).splitlines()
+    assert one.startswith("- *extraction* ahead of *one-shot*: after 100 steps **came true** (3 [")
+    assert "after 100 steps **did not come true** (-1 [" in two and "after 200 steps **not trained yet**." in two
+    assert three == "- *joint* no worse than *one-shot*: after 400 steps **not trained yet**. It was a guess."
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.toml")), ids=lambda path: path.stem)
+def test_what_a_file_expects_is_in_its_records_and_on_a_page(path):
+    study = Study.load(path)
+    assert Records(FOLDER, path.stem).about.get("expected", []) == list(study.expected)
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "book" / "text").glob("*.md")]
+    shown = [page for page in pages if f'study("{path.stem}"' in page and "expected.listed(" in page]
+    assert shown or not study.expected

@@ -250,7 +250,7 @@ def test_a_table_that_passes_change_is_refused() -> None:
 
 
 class Beside(nn.Module):
-    """While it makes its first pass, another thread of the program draws; with `draws`, it draws in every pass itself."""
+    """At its first pass another thread of the program draws; with `draws`, it draws at every pass itself."""
 
     def __init__(self, draws: bool) -> None:
         super().__init__()

@@ -139,3 +139,15 @@ def test_sizes_together_have_all_their_teachers():
     assert together.teachers == len(sizes) * len(study.about["teachers"])
     with pytest.raises(ValueError, match="student by student"):
         evidence.across([], *arms)
+
+
+def test_sizes_that_share_their_teachers_have_them_once():
+    study = evidence.study("parity_map", 0.95, folder=FOLDER)
+    arms = ("labels", "extraction")
+    wide = {name: one for name, one in study.sizes(*arms).items() if name.startswith("d=40, k=5")}
+    found = evidence.across(list(wide.values()), *arms)
+    count = len(study.about["teachers"])
+    assert len(wide) > 1 and found.teachers == count
+    assert found.students == len(wide) * count * study.about["students"]
+    other = study.sizes(*arms)["d=30, k=4"]
+    assert evidence.across([*wide.values(), other], *arms).teachers == 2 * count

@@ -184,6 +184,23 @@ def test_a_size_may_have_teachers_of_its_own(small: Study) -> None:
         ({"sizes": {"wide": 3}}, r"\[sizes.'wide'\] has to be a table"),
         ({"thinned": "tuning"}, "thinned has to be a list"),
         ({"tuning": {"seeds": [12], "rates": [1.0], "extensions": 0}}, "seeds of their own"),
+        ({"expected": "ahead"}, "expected has to be a list of tables"),
+        *(
+            (
+                {"expected": [{"arms": ["labels"], "than": "extraction", "budgets": [60], "ends": "behind"} | wrong]},
+                told,
+            )
+            for wrong, told in (
+                ({"ends": "better"}, "number 1 of expected cannot end 'better': choose one of ahead"),
+                ({"ends": ["ahead"]}, "cannot end"),
+                ({"arms": "labels"}, "needs a list of arms, and one to compare them to"),
+                ({"arms": ["one-shot"]}, "needs a list of arms, and one to compare them to"),
+                ({"than": "one-shot"}, "they are labels, extraction"),
+                ({"budgets": [61]}, "needs a list of the study's budgets, not \\[61\\]"),
+                ({"size": "wide"}, "has the size 'wide'; the sizes are ''"),
+                ({"arm": "labels"}, "holds 'arm', or lacks it; it has arms, budgets, ends, than, size, note"),
+            )
+        ),
     ],
 )
 def test_a_study_that_means_nothing_is_refused(small: Study, change: dict, message: str) -> None:
