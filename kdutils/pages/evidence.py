@@ -15,6 +15,7 @@ import numpy as np
 from kdutils.lab import stats
 from kdutils.lab.stats import Estimate, Times
 from kdutils.pages.claims import Claim
+from kdutils.studies import plans
 from kdutils.studies.records import Records
 from kdutils.studies.study import Cell
 
@@ -77,6 +78,41 @@ class Recorded:
     def cell(self, role: str, budget: int = 0, arm: str = "") -> dict[str, Any]:
         """What the summary says of the first teacher, or of an arm's "tuning" or "students" under it."""
         return self.about["cells"][str(Cell(role, self.taught[0], budget, arm, self.size))]
+
+    def otherwise(self) -> tuple[int, int]:
+        """In how many tunings by loss another rate or value ended with a higher held-out accuracy, and of how many."""
+        t = self.records.table
+        t = t[(t.role == "tuning") & (t["size"] == self.size) & (t["sample"] == "held-out")].sort_values("step")
+        ends = t.groupby(["budget", "arm", "choice", "rate", "seed"])[["loss", "accuracy"]].last()
+        ends = ends.groupby(["budget", "arm", "choice", "rate"]).median().groupby(["budget", "arm"])
+        other = [bool(one.accuracy[one.loss.idxmin()] < one.accuracy.max()) for _, one in ends]
+        return sum(other), len(other)
+
+    def outermost(self) -> str:
+        """What the tuning chose at the end of all that it tried, in words, such as "the largest share (*extraction*
+        after 400 and 1,000)", without steps at every budget; "none" where all choices lie within."""
+        t, found = self.records.table, {}
+        t = t[(t.role == "tuning") & (t["size"] == self.size)]
+        for arm, options in self.about["arms"].items():
+            for budget in self.about["budgets"]:
+                if (name := str(Cell("tuning", self.taught[0], budget, arm, self.size))) not in self.about["cells"]:
+                    continue
+                chosen, rows = self.about["cells"][name]["chosen"], t[(t.arm == arm) & (t.budget == budget)]
+                at = plans.label(chosen["choice"])
+                tried = {"rate": {*self.about["tuning"]["rates"], *rows[rows.choice == at].rate}}
+                seen = [part.rsplit(" ", 1) for choice in rows.choice.unique() for part in choice.split(", ") if part]
+                for key in chosen["choice"]:
+                    tried[key] = {*options[key], *(float(value) for own, value in seen if own == key)}
+                for key, value in {"rate": chosen["rates"][0], **chosen["choice"]}.items():
+                    for word, end in (("smallest", min), ("largest", max)):
+                        if len(tried[key]) > 1 and value == end(tried[key]):
+                            found.setdefault((word, key), {}).setdefault(arm, []).append(f"{budget:,}")
+        whole = [f"{budget:,}" for budget in self.about["budgets"]]
+        told = []
+        for (word, key), arms in sorted(found.items()):
+            at = [f"*{arm}*{'' if b == whole else ' after ' + ' and '.join(b)}" for arm, b in arms.items()]
+            told.append(f"the {word} {key} ({', '.join(at)})")
+        return "; ".join(told) or "none"
 
 
 @dataclass(frozen=True)

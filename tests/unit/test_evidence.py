@@ -6,10 +6,13 @@ from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 from kdutils.lab.stats import Estimate, ratio
 from kdutils.pages import evidence, plots
+from kdutils.studies.records import Records
+from kdutils.studies.study import COLUMNS
 
 FOLDER = Path(__file__).resolve().parents[2] / "book" / "results" / "studies"
 
@@ -151,3 +154,38 @@ def test_sizes_that_share_their_teachers_have_them_once():
     assert found.students == len(wide) * count * study.about["students"]
     other = study.sizes(*arms)["d=30, k=4"]
     assert evidence.across([*wide.values(), other], *arms).teachers == 2 * count
+
+
+def tuned(tmp_path, ends, chosen, share=(0.1, 0.2)):
+    """A study of one tuning: {(choice, rate): (loss, accuracy) at its end}, and what it chose."""
+    rows = [
+        ("tuning", "", 0, 100, "extraction", choice, rate, 9, "held-out", step, 8 * step, 1.0, accuracy, loss)
+        for (choice, rate), (loss, accuracy) in ends.items() for step in (50, 100)
+    ]  # fmt: skip
+    records = Records(tmp_path, "made")
+    records.table = pd.DataFrame(rows, columns=list(COLUMNS))
+    records.about = {
+        "cells": {"tuning 0, 100 steps, extraction": {"chosen": chosen}}, "teachers": [0], "budgets": [100],
+        "arms": {"extraction": {"curriculum": "extraction", "share": list(share)}}, "tuning": {"rates": [0.1, 0.3]},
+    }  # fmt: skip
+    return evidence.Recorded(records)
+
+
+@pytest.mark.parametrize(
+    ("share", "rate", "told"),
+    [
+        (0.1, 0.1, "none"),  # 0.05 and 0.03 were tried beyond the lists
+        (0.2, 0.3, "the largest rate (*extraction*); the largest share (*extraction*)"),
+        (0.05, 0.1, "the smallest share (*extraction*)"),
+    ],
+)
+def test_a_choice_at_the_end_of_all_that_was_tried_is_told(tmp_path, share, rate, told):
+    ends = {(f"share {s:g}", r): (1.0, 0.5) for s in (0.05, 0.1, 0.2) for r in (0.03, 0.1, 0.3)}
+    assert tuned(tmp_path, ends, {"choice": {"share": share}, "rates": [rate]}).outermost() == told
+
+
+@pytest.mark.parametrize(("accuracy", "other"), [(0.6, 0), (0.4, 1)])
+def test_tunings_that_accuracy_would_have_decided_otherwise_are_counted(tmp_path, accuracy, other):
+    ends = {("share 0.1", 0.1): (0.8, accuracy), ("share 0.2", 0.1): (0.9, 0.5)}
+    chosen = {"choice": {"share": 0.1}, "rates": [0.1]}
+    assert tuned(tmp_path, ends, chosen).otherwise() == (other, 1)
