@@ -57,7 +57,7 @@ PAPERS = (
      "the longer trainings of two studies).",
      ("grammar-extraction-vs-one-shot", "grammar-extraction-longest", "grammar-extraction-longest-above",
       "grammar-longer-vs-one-shot",
-      "english-extraction-vs-one-shot", "english-extraction-longest")),
+      "english-extraction-vs-one-shot", "english-rates", "english-extraction-longest")),
 )  # fmt: skip
 
 # (a question beyond the papers, ids of the claims that answer it)
