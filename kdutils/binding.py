@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdutils import checks, fingerprints, fitting, inside, reading, warned
+from kdutils import checks, fingerprints, fitting, inside, reading, teachers, warned
 from kdutils.curriculum import Stage
 from kdutils.signals import Bound, Signal
-from kdutils.teachers import Passes
 
 _WITH_A_MODE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase)
 
@@ -36,13 +35,13 @@ class One:
         first = next(student.parameters(), None)
         if first is None:
             raise ValueError(f"the student, a {type(student).__name__}, has no parameters to train")
-        if any(tensor.is_meta for tensor in chain(student.parameters(), student.buffers())):
-            raise ValueError(f"the student, a {type(student).__name__}, is on the meta device: load its weights before")
+        checks.loaded(student, "student")
         self.device = first.device
-        self.stage, self.passes, self.rows = -1, Passes(), None
+        self.stage, self.passes, self.rows = -1, teachers.Passes(), None
         self.mask, self.marks, self.unmarked, self.sharing, self.spare = None, None, False, {}, set()
         self.looked = False  # at the entries of a mask, which waits for a GPU: once
         self.classes = False  # whether outputs are compared by their softmax
+        self.whole: int | None = None  # samples of a calibration that the student can read as a whole alone, or 0
 
     def bind(self, signal: Signal, classes: bool, x: Any, y: Any) -> Bound:
         """Bind a signal; `classes`: whether it compares outputs by their softmax."""
@@ -52,29 +51,38 @@ class One:
     def spread(self, per_seed: Any) -> Any:
         return per_seed
 
+    def few(self, x: Any) -> tuple[Any, int]:
+        """Two samples of inputs (1, batch, ...), or all of them, where the student cannot read two alone; how many."""
+        if self.whole is None:
+            self.whole = 0
+            for some in (reading.two(x), x):
+                with suppress(ValueError, TypeError):
+                    many = self.shape_at(reading.OUTPUT, some)[0]
+                    self.whole = many if some is x else 0
+                    break
+        return (x, self.whole) if self.whole else (reading.two(x), 2)
+
     @torch.no_grad()
     def shape_at(self, path: str, x: Any) -> torch.Size:
-        training = checks.in_eval_mode(self.skeleton)
+        read = inside.given(self.skeleton, inside.first(x), self.spare)
+        fitting.decodes(self.skeleton, read, (path,))
+        headed = fitting.headed(self.skeleton) if self.classes and path == reading.OUTPUT else nullcontext()
         try:
-            read = inside.given(self.skeleton, inside.first(x), self.spare)
-            fitting.decodes(self.skeleton, read, (path,))
-            headed = fitting.headed(self.skeleton) if self.classes and path == reading.OUTPUT else nullcontext()
-            with fitting.uncached(self.skeleton), headed:
+            with teachers.still(self.skeleton), fitting.uncached(self.skeleton), headed:
                 values = reading.outputs_at(self.skeleton, read, (path,))[path]
-            if path == reading.OUTPUT and self.vocabulary and self.vocabulary > values.shape[-1]:
-                raise ValueError(f"the student's output has {values.shape[-1]} classes, vocabulary={self.vocabulary}")
-            return self.cut(values, path).shape
         except (IndexError, RuntimeError) as error:
-            told = f"{type(self.skeleton).__name__} cannot read the first and the last sample of the calibration"
+            what = "calibration" if self.whole else "first and the last sample of the calibration"
+            told = f"{type(self.skeleton).__name__} cannot read the {what} ({str(error).splitlines()[0]})"
             advice = "are there more ids or positions than it knows, or entries that do not hold their samples first?"
-            raise ValueError(f"{told} ({str(error).splitlines()[0]}): {advice}") from error
+            raise ValueError(f"{told}: {advice}") from error
         except TypeError as error:
             if not isinstance(read, tuple | list) or len(read) < 2 or "argument" not in str(error):
                 raise
             told = f"cannot read the calibration, a {type(read).__name__} of {len(read)}, as its arguments"
             raise TypeError(f"{type(self.skeleton).__name__} {told}: give inputs without labels ({error})") from error
-        finally:
-            checks.restored(training)
+        if path == reading.OUTPUT and self.vocabulary and self.vocabulary > values.shape[-1]:
+            raise ValueError(f"the student's output has {values.shape[-1]} classes, vocabulary={self.vocabulary}")
+        return self.cut(values, path).shape
 
     def cut(self, values: torch.Tensor, path: str) -> torch.Tensor:
         """Of an output, the classes that everybody has."""
@@ -96,10 +104,10 @@ class One:
                 "dropout and batch norm"
             )
         placed = all(tensor.device == self.device for tensor in chain(network.parameters(), network.buffers()))
-        before = checks.in_eval_mode(network if placed else network.to(self.device))  # a quantised one refuses `to`
+        before = teachers.in_eval_mode(network if placed else network.to(self.device))  # a quantised one refuses `to`
         if common := [(module, mode) for module, mode in before if id(module) in own]:  # the student goes on as it was
             self.sharing[id(network)] = {id(module) for module, _ in common}
-            checks.restored(common)
+            teachers.restored(common)
         return network
 
     def teachers(self, signals: Sequence[Signal], bounds: Sequence[Bound]) -> None:
@@ -131,7 +139,7 @@ class One:
         """Forget what teachers said about the last inputs; in a new stage, also what is asked of them."""
         self.passes.forget()
         if stage is not None and stage != self.stage:
-            self.stage, self.passes = stage, Passes()
+            self.stage, self.passes = stage, teachers.Passes()
 
     @torch.no_grad()
     def read(self, teacher: nn.Module, x: Any, path: str, units: int | None = None, state: Any = None) -> torch.Tensor:
@@ -145,7 +153,7 @@ class One:
         """A pass of a teacher in eval mode; parts that are the student's, too, come back in the mode they were in."""
         common = self.sharing.get(id(teacher), ())
         training = any(module.training for module in teacher.modules())
-        before = checks.in_eval_mode(teacher) if common or training else []
+        before = teachers.in_eval_mode(teacher) if common or training else []
         read = inside.given(teacher, inside.first(x), self.spare | inside.taken(self.skeleton)[0])
         fitting.decodes(teacher, read, paths)
         try:
@@ -162,21 +170,7 @@ class One:
             advice = "has it inputs of the student's width, and as many ids (vocabulary, positions)?"
             raise ValueError(f"{told}: {advice}") from error
         finally:
-            checks.restored([(module, mode) for module, mode in before if id(module) in common])
-
-
-@contextmanager
-def still(student: nn.Module) -> Iterator[None]:
-    """A block in eval mode, without a gradient; what passes change of buffers there, as observers do, comes back."""
-    before, held = checks.in_eval_mode(student), [(buffer, buffer.clone()) for buffer in student.buffers()]
-    with torch.no_grad():
-        try:
-            yield
-        finally:
-            checks.restored(before)
-            for buffer, value in held:
-                if buffer.shape == value.shape and not torch.equal(buffer, value):
-                    buffer.copy_(value)
+            teachers.restored([(module, mode) for module, mode in before if id(module) in common])
 
 
 class Drawn(nn.Module):
@@ -245,7 +239,7 @@ def _parts(bounds: list[Bound], kind: str) -> dict[str, Any]:
 def flat(one: One, signals: Sequence[Signal], x: Any, mask: Any) -> set[str]:
     """Paths of the student's layers without positions, (batch, units), of which a mask of positions says nothing."""
     paths = set() if mask is None else {layer.student_layer for layer in inside.placed(list(signals), "all")}
-    found = {path for path in paths if len(one.shape_at(path, reading.two(x))) == 2}
+    found = {path for path in paths if len(one.shape_at(path, one.few(x)[0])) == 2}
     marks = inside.masked(mask, x) if found else None
     return set() if isinstance(marks, torch.Tensor) and marks.dim() == 2 else found  # a mask of samples is of them
 

@@ -116,6 +116,7 @@ def fitting(outputs: Sequence[int], y: Any, needed: bool, look: bool = True) -> 
         last = ": let `forward` return its classes last, outputs.movedim(1, -1)"
         more = last if found == own[1:] or len(own) > 2 else ""
         wanted = f"labels of {(outputs[0], *own[:-1])}, {IGNORE} where nothing is asked"
+        more = more or (": leave out labels of another kind, as of CTC" if not needed else "")
         raise ValueError(f"{one} need {wanted}; the task's are {(outputs[0], *found)}{more}")
 
 
@@ -278,19 +279,12 @@ def readable(network: nn.Module) -> None:
     if exported or any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         maker = "torch.export" if exported else "torch.jit"
         raise ValueError(f"{what} is from {maker}, which hides what a network is: give the module it was made of")
+    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in (*network.parameters(), *network.buffers())):
+        raise ValueError(f"the teacher, a {what}, has lazy modules: let one batch run through it before")
+    loaded(network, "teacher")
+
+
+def loaded(network: nn.Module, whose: str) -> None:
+    """Refuse a network whose weights are not there yet."""
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
-        raise ValueError(f"the teacher, a {what}, is on the meta device: load its weights before")
-
-
-def in_eval_mode(network: nn.Module) -> list[tuple[nn.Module, bool]]:
-    """Put a network in eval mode; what `restored` needs to bring every module back."""
-    before = [(module, module.training) for module in network.modules()]
-    network.eval()
-    return before
-
-
-def restored(before: list[tuple[nn.Module, bool]]) -> None:
-    """By `train` and not by hand: a module may do more there than note its mode, as adapters do that merge."""
-    for module, training in before:  # a module comes before its parts
-        if module.training != training:
-            module.train(training)
+        raise ValueError(f"the {whose}, a {type(network).__name__}, is on the meta device: load its weights before")

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdutils import binding, checks, fingerprints, fitting, inside, reading, recorded, seeding, warned
+from kdutils import binding, checks, fingerprints, fitting, inside, reading, recorded, seeding, teachers, warned
 from kdutils.curriculum import Curriculum
 from kdutils.signals import Bound, Labels, Output
 
@@ -111,15 +111,14 @@ class Distiller(nn.Module):
         self._asks = [bool(inside.placed(stage.signal, "asked")) for stage in self._stages]
         self._everywhere = [{read.student_layer for read in inside.placed(s.signal, "all")} for s in self._stages]
         filled = [stage.signal for stage in self._stages]
-        kinds = zip(filled, self._classes, strict=True)
-        self._bounds: list[Bound] = [self._one.bind(signal, classes, x, y) for signal, classes in kinds]
+        self._bounds: list[Bound] = [self._one.bind(s, c, x, y) for s, c in zip(filled, self._classes, strict=True)]
         self._one.teachers(signals, self._bounds)
         warned.of_few_positions(self._one, filled, x, y)
         warned.of_calls(student, signals, x, self._one.spare)
         asked = fingerprints.asked(self._one, signals, x, y)
         self._built = dict(total=total, calibration=calibration, calibration_labels=calibration_labels, units=units,
                            mask=mask, vocabulary=vocabulary, seed=seed)  # fmt: skip
-        steps = ["all later" if stage.steps is None else stage.steps for stage in plan.stages]
+        steps = ("all later" if stage.steps is None else stage.steps for stage in plan.stages)
         matched = [what + said for what, said in zip(matched, asked, strict=True)]
         warned.of_same_stages(signals, matched)
         told = [f"{length} steps of {what}" for length, what in zip(steps, matched, strict=True)]
@@ -146,9 +145,9 @@ class Distiller(nn.Module):
 
     def stage_at(self, step: int) -> int:
         """Which stage a step lies in, both counted from 0; ValueError for a step that the curriculum does not have."""
-        step = step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step
+        step = (step.item() if step.numel() == 1 else "a tensor") if isinstance(step, torch.Tensor) else step
         if isinstance(step, bool) or not isinstance(step, Integral) or not 0 <= step < self.total:
-            ended = " (the training is finished)" if step == self.total else ""
+            ended = " (the training is finished)" if isinstance(step, Integral) and step == self.total else ""
             raise ValueError(f"step {step!r} is out of range: this curriculum has steps 0 to {self.total - 1}{ended}")
         return sum(start <= step for start in self.starts) - 1
 
@@ -196,7 +195,7 @@ class Distiller(nn.Module):
         now, self._now, told = self._now, self.stage_at(step), (self._warned, self._one.looked)
         streams = [(stream, stream.get_state()) for stream in self._bounds[self._now].generators.values()]
         try:
-            with binding.still(self.student), seeding.global_rng(0, device=self._one.device):
+            with teachers.still(self.student), seeding.global_rng(0, device=self._one.device):
                 return self._loss(batch, labels, step, rows)
         finally:
             for stream, state in streams:
@@ -205,10 +204,13 @@ class Distiller(nn.Module):
 
     def _loss(self, batch: Any, labels: torch.Tensor | None, step: int, rows: Any) -> torch.Tensor:
         stage, classes = f"stage {self._now + 1}", self._classes[self._now]
+        bound, first = self._bounds[self._now], self._now not in self._moves  # the first batch of a stage
+        within = batch.get("labels") if isinstance(batch, Mapping) and labels is None else None
+        if within is not None and reading.OUTPUT in bound.reads:
+            raise ValueError("the batch holds labels: give them beside it (an encoder-decoder its decoder_input_ids)")
         fitting.labelled(labels, stage, self._labels[self._now], self._asks[self._now], classes)
         fitting.samples(batch)
         self._check_place()
-        bound, first = self._bounds[self._now], self._now not in self._moves  # the first batch of a stage
         look = first or step % PATIENCE == 0
         if not self._agreed:
             self._agree()
@@ -216,9 +218,6 @@ class Distiller(nn.Module):
             warned.of_labels(batch, labels, self._labels[self._now])
         self._one.enter(self._now)
         self._one.rows = rows
-        within = batch.get("labels") if isinstance(batch, Mapping) and labels is None else None
-        if within is not None and reading.OUTPUT in bound.reads:
-            raise ValueError("the batch holds labels: give them beside it (an encoder-decoder its decoder_input_ids)")
         x, y = inside.lead(batch), inside.lead(labels)
         self._one.mark(x, y, bound.reads)
         if self._only:  # a backward pass that an error ended
@@ -239,7 +238,7 @@ class Distiller(nn.Module):
         loss = bound.loss({path: self._one.cut(values[path], path)[None] for path in bound.reads}, target)
         if look or loss.device.type == "cpu":  # elsewhere a look waits for the device
             fitting.finite(loss, target, values.get(reading.OUTPUT), stage)
-        return loss.squeeze(0)
+        return loss.sum()  # of one, and no view: what is done to a view in place would leave hooks behind
 
     def _check_padding(self, batch: Any, values: Mapping[str, torch.Tensor], labels: Any, look: bool) -> None:
         if self._one.mask is None and not self._warned and not fitting.two_sided(self.student):
@@ -250,10 +249,11 @@ class Distiller(nn.Module):
         if outputs is None:
             return
         if self._classes[self._now]:
-            checks.not_probabilities(outputs, "student") if first or not self.student.training else None
+            if (first or not self.student.training) and outputs[..., 0].numel() > 3:  # fewer may sum to 1 by chance
+                checks.not_probabilities(outputs, "student")
             checks.fitting(outputs.shape, labels if what == "labels" else None, False, first)
         if not (self._labels[self._now] or outputs.dim() > 2):
-            return
+            return warned.of_one_logit(outputs, labels) if first and what == "a mask" else None
         if outputs.dim() > 2:
             self._one.marked()
         if isinstance(labels, torch.Tensor) and outputs.shape[:-1] != labels.shape:

@@ -13,7 +13,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.functional import cross_entropy
 
-from kdutils import checks, fingerprints, inside, reading
+from kdutils import checks, fingerprints, inside, reading, teachers
 from kdutils.signals import Bound, Signal, WeightedSum
 
 ENCODER = "attention_mask"  # the entry of an encoder-decoder's batches that is of the encoder's positions alone
@@ -106,9 +106,10 @@ def decoder_inputs(network: nn.Module) -> tuple[Callable[[Any], Any] | None, boo
     """
     make, config = getattr(network, "prepare_decoder_input_ids_from_labels", None), getattr(network, "config", None)
     of_ids = getattr(network, "main_input_name", "input_ids") == "input_ids" or not network.can_generate()
-    shift = getattr(sys.modules.get(type(network).__module__), "shift_tokens_right", None)  # as Whisper's forward does
-    if make is None and not of_ids and shift is not None:
-        make = partial(shift, pad_token_id=config.pad_token_id, decoder_start_token_id=config.decoder_start_token_id)
+    shift = getattr(sys.modules.get(type(network).__module__), "shift_tokens_right", None)  # as its own forward does
+    if make is None and shift is not None and network.can_generate():
+        own = {*inspect.signature(shift).parameters, "pad_token_id"} & {"pad_token_id", "decoder_start_token_id"}
+        make = partial(shift, **{name: getattr(config, name, None) for name in own})
     return make, make is not None or not of_ids
 
 
@@ -167,15 +168,14 @@ def one_side(student: nn.Module, mask: Any, signals: Sequence[Signal]) -> None:
 def shifts(student: nn.Module, batch: Mapping[str, Any]) -> bool | None:
     """Whether a student's own loss of a batch takes the label of the next position; None, where that does not tell."""
     labels = batch.get("labels")
-    if "labels" not in inspect.signature(student.forward).parameters or not isinstance(labels, torch.Tensor):
+    named, others = inside.taken(student)
+    if not (others or "labels" in named) or not isinstance(labels, torch.Tensor):
         return None
-    before = checks.in_eval_mode(student)
     try:
-        output = student(**inside.given(student, batch, inside.names(batch)))
+        with teachers.still(student):
+            output = student(**inside.given(student, batch, inside.names(batch)))
     except Exception:  # a plan that does not ask for it does not need it
         return None
-    finally:
-        checks.restored(before)
     own, z = (_entry(output, name) for name in ("loss", "logits"))
     if isinstance(output, tuple) and own is z is None:  # (loss, logits, ...), as with return_dict=False
         tensors = [part for part in output if isinstance(part, torch.Tensor)]

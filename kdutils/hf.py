@@ -91,6 +91,7 @@ class CurriculumTrainer(Trainer):
         self._asks = self._asks or inside.holds(signals, (Labels, Output, recorded.RecordedOutput))
         self.model_accepts_loss_kwargs = False
         self.two_sided = fitting.two_sided(inner)
+        self._decodes = fitting.decoder_inputs(inner) if self.two_sided else (None, False)
         causal = any(kind.__name__ in CAUSAL.values() for kind in type(inner).__mro__)
         self.shift_labels = causal and not self.two_sided if shift_labels is None else shift_labels
         if shift_labels is None and self.train_dataset is not None and not self.is_fsdp_enabled:
@@ -194,7 +195,7 @@ class CurriculumTrainer(Trainer):
             raise ValueError(f"a curriculum knows one kind of labels, not {self.label_names}")
         labels = found[0] if len(found) == 1 else None
         if self.two_sided and not any(name.startswith("decoder_input") for name in batch):
-            make, needed = fitting.decoder_inputs(self.accelerator.unwrap_model(self.model))
+            make, needed = self._decodes
             if needed and (labels is None or make is None):
                 advice = "or labels, where it has a way to make them from these"
                 raise ValueError(f"an encoder-decoder needs decoder_input_ids in its batches, {advice}")

@@ -91,10 +91,14 @@ class Hosted(Distiller):
 
 
 class Ended(TrainerCallback):
-    """Warns of a training that something, as EarlyStoppingCallback, ended before the last stage."""
+    """Logs where a stage ends; warns of a training that something, as EarlyStoppingCallback, ended before the last."""
 
     def __init__(self, starts: list[int]) -> None:
         self.starts = starts
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step in self.starts and args.logging_strategy != "no":
+            control.should_log = True  # or one mean would be of two stages
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         stage = sum(start < state.global_step for start in self.starts)

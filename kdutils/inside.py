@@ -195,6 +195,9 @@ def masked(mask: str | Callable[[Any], torch.Tensor], x: Any) -> torch.Tensor:
     batch = first(x)
     if callable(mask):
         return lead(mask(batch))
+    if not isinstance(mask, str):
+        found = type(mask).__name__
+        raise ValueError(f"mask must be the name of an entry of the batch, or a function of it, not a {found}")
     if not isinstance(batch, Mapping) or mask not in batch:
         raise ValueError(f"the batch has no entry {mask!r} to be the mask of positions")
     return batch[mask][None]

@@ -26,7 +26,9 @@ from kdutils.losses import asked, check_classes
 OUTPUT = ""  # the path of a module in itself (`nn.Module.get_submodule("")`): the network's own output
 CHOICES = ("all", "asked", "tokens")
 Positions = Callable[[Any], torch.Tensor]  # inputs (seeds, batch, ...) -> True where a position counts
-_LAST = "let `forward` return its classes last (outputs.movedim(1, -1)), and give labels, which tell (or units)"
+_LAST = (
+    "let `forward` return its classes last (outputs.movedim(1, -1)), and give labels (calibration_labels): they tell"
+)
 _WRAPPED = ("_orig_mod", "module")  # what torch.compile, nn.DataParallel and their like call the network inside
 _MAPS = {"batchnorm", "channelshuffle", "conv", "flatten", "fold", "instancenorm", "padding", "pixelshuffle", "pooling",
          "upsampling"}  # fmt: skip  # files of torch.nn.modules whose modules put channels before positions
@@ -46,10 +48,11 @@ def each(function: Callable[[torch.Tensor], Any], x: Any) -> Any:
 
 
 def two(x: Any) -> Any:
-    """The first sample and the last of a batch (seeds, batch, ...); entries of another length than the first stay."""
+    """The first sample and the last of a batch (seeds, batch, ...); entries of another length than most stay."""
     sizes: list[int] = []
     each(lambda t: sizes.append(t.shape[1]) if t.dim() > 1 else None, x)
-    return each(lambda t: t[:, [0, -1]] if t.dim() > 1 and t.shape[1] == sizes[0] else t, x)
+    most = max(sizes, key=lambda n: (sizes.count(n), n > 1), default=0)
+    return each(lambda t: t[:, [0, -1]] if t.dim() > 1 and t.shape[1] == most else t, x)
 
 
 def _inside(module: nn.Module) -> nn.Module:
@@ -146,7 +149,8 @@ def outputs_at(
             seen[OUTPUT] = _numbers(output, OUTPUT)
     if missing := [path for path in paths if path not in seen]:
         parts = isinstance(modules.get(missing[0]), nn.ModuleList | nn.ModuleDict)
-        advice = "name what is in it" if parts else "where layers are left out at random, set their layerdrop to 0"
+        whole = "read the module around it, which may use its weights; of layers left out, set their layerdrop to 0"
+        advice = "name what is in it" if parts else whole
         raise ValueError(f"the forward pass of {type(model).__name__} never called {missing}: {advice}")
     return seen
 
@@ -182,13 +186,13 @@ def shapes(
     students: Any, path: str, x: Any, units: int | None, teacher: nn.Module | None = None, layer: str = OUTPUT
 ) -> list[tuple[int, ...]]:
     """(batch, ..., units) of a module of the students, and one of a teacher; ValueError unless the positions agree."""
-    few = two(x)  # so few that no other dimension is taken for theirs
+    few, n = getattr(students, "few", lambda x: (two(x), 2))(x)  # so few that no other dimension is taken for theirs
     sides = [(students.skeleton, path, students.shape_at(path, few))]
     if teacher is not None:
         values = students.read(teacher, few, layer)
         checks.not_probabilities(values) if (path, layer, units) == (OUTPUT, OUTPUT, -1) else None
         sides.append((teacher, layer, values.shape[1:]))
-    found = [check_units(*side, 2, units) for side in sides]
+    found = [check_units(*side, n, units) for side in sides]
     if found[0][:-1] != found[-1][:-1]:
         names = f"{layer or 'the output'!r} of the teacher and {path or 'the output'!r} of the student"
         raise ValueError(f"{names} need the same positions, not {found[1]} and {found[0]} (batch, ..., units)")
@@ -205,7 +209,7 @@ def classes(students: Any, x: Any, y: Any, teacher: nn.Module | None = None) -> 
     labels = tuple(y.shape[1:]) if isinstance(y, torch.Tensor) else None
     if labels in (None, own[2:]) and not (len(own) == 3 and hasattr(students.skeleton, "main_input_name")):
         checks.classes_last(x, own) if y is None else None
-        check_units(students.skeleton, OUTPUT, own, 2, None)  # which holds the classes? transformers': the last
+        check_units(students.skeleton, OUTPUT, own, own[0], None)  # which holds the classes? transformers': the last
     return own[-1]
 
 

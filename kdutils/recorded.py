@@ -183,6 +183,8 @@ class RecordedOutput(_Recorded):
             log_p, ids = found["log_p"].float().log_softmax(-1), found.get("ids")
             said = losses.asked(y, students)
             asked = (found.get("mask") if said is None else said) if log_p.dim() > 3 else None
+            if asked is None and log_p.dim() > 3 and self.targets.about["settings"]["mask"] is not None:
+                raise ValueError(f"{self} has no mask of its outputs: give labels, or say mask= and record it anew")
             parts = log_p, asked, None if ids is None else ids.long()
             return tuple(part for part in parts if part is not None)  # an ensemble spreads tensors alone
 
@@ -231,7 +233,7 @@ def _targets(
     """What is kept of one batch: {"name/part": (batch, ...)}; from the second batch on in one pass of each teacher."""
     one.enter()
     x, y = inside.lead(x), None if y is None else inside.lead(y.to(one.device))
-    one.mark(x, y, [path for bound in bounds.values() for path in bound.reads])
+    one.mark(x, None, [path for bound in bounds.values() for path in bound.reads])  # for steps without labels, too
     kept = {"sums": shards.sums(x, one.spare).cpu()}
     for name, bound in bounds.items():
         target = bound.target(x, y)
@@ -246,7 +248,7 @@ def _targets(
             if not kept[f"{name}/values"].isfinite().all():
                 raise ValueError(f"a target of {found[name]} is no finite number in half precision")
             continue
-        if values.dim() > 2 and (marks := one.marked()) is not None:
+        if values.dim() > 2 and not (one.unmarked and y is not None) and (marks := one.marked()) is not None:
             kept[f"{name}/mask"] = marks[0].cpu()
         classes = values.shape[-1]
         kept[f"{name}/classes"] = torch.full((len(values),), classes)

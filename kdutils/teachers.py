@@ -1,9 +1,10 @@
-"""How a teacher is read: in one pass for all signals of a stage, and at the units alone that sparse views need."""
+"""How a teacher is read: in one pass for all signals of a stage, and at the units alone that sparse views need; and
+how any network is read so that it stays as it was."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -133,3 +134,31 @@ def moments(sample: torch.Tensor, weights: torch.Tensor | None, name: str) -> tu
 def _rows(module: nn.Module, name: str, units: torch.Tensor) -> dict[str, torch.Tensor]:
     """Of a layer's parameters the rows of some units, as they are now: a teacher's weights may move."""
     return {f"{name}.{n}".strip("."): p[units] for n, p in module.named_parameters()}
+
+
+def in_eval_mode(network: nn.Module) -> list[tuple[nn.Module, bool]]:
+    """Put a network in eval mode; what `restored` needs to bring every module back."""
+    before = [(module, module.training) for module in network.modules()]
+    network.eval()
+    return before
+
+
+def restored(before: list[tuple[nn.Module, bool]]) -> None:
+    """By `train` and not by hand: a module may do more there than note its mode, as adapters do that merge."""
+    for module, training in before:  # a module comes before its parts
+        if module.training != training:
+            module.train(training)
+
+
+@contextlib.contextmanager
+def still(student: nn.Module) -> Iterator[None]:
+    """A block in eval mode, without a gradient; what passes change of buffers there, as observers do, comes back."""
+    before, held = in_eval_mode(student), [(buffer, buffer.clone()) for buffer in student.buffers()]
+    with torch.no_grad():
+        try:
+            yield
+        finally:
+            restored(before)
+            for buffer, value in held:
+                if buffer.shape == value.shape and not torch.equal(buffer, value):
+                    buffer.copy_(value)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdutils import checks, inside, reading, seeding, shards
+from kdutils import inside, reading, seeding, shards, teachers
 from kdutils.losses import IGNORE
 from kdutils.signals import Hidden, Regressed, Signal
 
@@ -68,19 +68,17 @@ def of_heads(network: nn.Module, look: bool) -> Iterator[None]:
 
 def _repeated(network: nn.Module, x: Any, paths: Sequence[str]) -> dict[str, int]:
     """Which of the modules at `paths` are called more than once in a pass, and how often."""
-    calls, hooks, first = dict.fromkeys(paths, 0), [], next(network.parameters(), torch.empty(0))
-    before = checks.in_eval_mode(network)
+    calls, first = dict.fromkeys(paths, 0), next(network.parameters(), torch.empty(0))
 
     def count(path: str, *_: Any) -> None:
         calls[path] += 1
 
+    hooks = [reading.module_at(network, p).register_forward_hook(partial(count, p)) for p in calls if p]
     try:
-        hooks = [reading.module_at(network, p).register_forward_hook(partial(count, p)) for p in calls if p]
         drawing = seeding.global_rng(0, device=first.device)
-        with suppress(Exception), drawing, torch.no_grad(), reading.as_written(network):
+        with suppress(Exception), teachers.still(network), drawing, reading.as_written(network):
             reading.outputs_at(network, inside.first(x))  # some can be read up to a layer alone
     finally:
-        checks.restored(before)
         for hook in hooks:
             hook.remove()
     return {path: n for path, n in calls.items() if n > 1}
@@ -154,6 +152,13 @@ def of_padding(batch: Any, values: Sequence[torch.Tensor], look: bool) -> bool:
     return True
 
 
+def of_one_logit(outputs: torch.Tensor, marks: torch.Tensor) -> None:
+    """Of outputs (batch, classes) of the very shape of a mask of positions, which may be one logit a position."""
+    if outputs.shape == marks.shape:
+        told = f"the outputs {tuple(outputs.shape)} have the shape of the mask, and are compared as classes of a sample"
+        warn(f"{told}: if they are one logit a position, match them by a signal of your own")
+
+
 def of_steps(step: int, last: int) -> bool:
     """Whether it warned: of a step that comes after a later one, as where they are counted anew in each epoch."""
     if step < last:
@@ -198,5 +203,6 @@ def of_labels(batch: Any, labels: Any, learned: bool) -> None:
     asked = labels != IGNORE
     told = (learned or not asked.all()) and asked.any()
     if told and bool((labels == ids)[asked].all()):
-        advice = "a causal language model needs the next token at each position, -100 at the last"
+        advice = "a causal language model needs the next token at each position, -100 at the last (of a Trainer: "
+        advice += "shift_labels=True)"
         warn(f"the labels are the inputs themselves: {advice}")

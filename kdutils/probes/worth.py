@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdutils import checks, losses, reading
+from kdutils import checks, losses, reading, teachers
 from kdutils.tasks.cost import flops
 
 MOST = 64  # directions of the outputs, and classes of the labels, that a regression is given
@@ -91,7 +91,7 @@ def worth(
     paths = tuple(dict.fromkeys(layers))
     if not paths:
         raise ValueError("name the layers to look at, such as ['blocks.0']")
-    training, halves, first, found = checks.in_eval_mode(teacher), ([], []), None, 0
+    training, halves, first, found = teachers.in_eval_mode(teacher), ([], []), None, 0
     try:
         for number, batch in enumerate(loader):
             if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], torch.Tensor):
@@ -108,7 +108,7 @@ def worth(
         passes = [partial(reading.outputs_at, teacher, first, (path,)) for path in (*paths, reading.OUTPUT)]
         costs = [flops(up_to_it)[1] for up_to_it in passes]
     finally:
-        checks.restored(training)
+        teachers.restored(training)
     if not all(sum(len(part["labels"]) for part in half) for half in halves):
         raise ValueError(f"no position has a label in one half of the batches: all are {losses.IGNORE}")
     fit, held = ({key: torch.cat([part[key] for part in half]) for key in half[0]} for half in halves)

@@ -782,3 +782,83 @@ def test_arguments_of_a_trainer_that_are_something_else(changes: dict[str, Any],
     given = {"model": llama(8, 2), "args": args, "train_dataset": sentences(), "curriculum": curriculum.from_labels()}
     with pytest.raises(ValueError, match=message):
         CurriculumTrainer(**(given | changes))
+
+
+def speech(width: int, layers: int) -> nn.Module:
+    config = transformers.WhisperConfig(
+        vocab_size=40, num_mel_bins=8, max_source_positions=20, max_target_positions=16, d_model=width,
+        encoder_layers=layers, decoder_layers=layers, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=16, decoder_ffn_dim=16, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=3, suppress_tokens=None, begin_suppress_tokens=None)  # fmt: skip
+    return transformers.WhisperForConditionalGeneration(config)
+
+
+def translated(width: int, layers: int) -> nn.Module:
+    config = transformers.M2M100Config(
+        vocab_size=40, max_position_embeddings=32, d_model=width, encoder_layers=layers, decoder_layers=layers,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, dropout=0.0, attention_dropout=0.0)  # fmt: skip
+    return transformers.M2M100ForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("make", [speech, translated])
+def test_decoder_inputs_come_from_labels_as_the_networks_own_loss_makes_them(make: Callable, tmp_path: Path) -> None:
+    generator = seeding.generator(5, "rows")
+    ids = torch.randint(4, 40, (8, 7), generator=generator)
+    name, inputs = (
+        ("input_features", torch.randn(8, 8, 40, generator=generator)) if make is speech else ("input_ids", ids)
+    )
+    rows = [{name: x, "labels": y.flip(0)} for x, y in zip(inputs, ids, strict=True)]
+    student = built(make, 16, 1, 0).eval()
+    own = student(**{name: inputs, "labels": ids.flip(1)}).loss.item()
+    for plan in (curriculum.from_labels(), curriculum.one_shot(built(make, 32, 1, 1))):
+        args = TrainingArguments(tmp_path, max_steps=1, per_device_train_batch_size=8, learning_rate=0.0, use_cpu=True,
+                                 report_to=[], disable_tqdm=True, save_strategy="no", logging_steps=1)  # fmt: skip
+        trainer = CurriculumTrainer(student, args, curriculum=plan, train_dataset=rows)
+        trainer.train()
+        if plan.name == "labels":
+            assert trainer.state.log_history[0]["loss"] == pytest.approx(own, rel=1e-2)
+    with pytest.raises(ValueError, match="needs decoder_input_ids in its batches"):
+        Distiller(built(make, 16, 1, 0), plan, total=3, calibration={name: inputs})
+
+
+def test_a_log_is_of_one_stage(tmp_path: Path) -> None:
+    plan = plan_of(built(llama, 16, 4, 1), "model.layers.{}", 3)  # two hidden stages of three steps
+    args = TrainingArguments(tmp_path, max_steps=10, per_device_train_batch_size=8, logging_steps=4, use_cpu=True,
+                             report_to=[], disable_tqdm=True, save_strategy="no", learning_rate=0.0)  # fmt: skip
+    trainer = CurriculumTrainer(built(llama, 8, 2, 0), args, curriculum=plan, train_dataset=sentences())
+    trainer.train()
+    logs = [(log["step"], log["stage"], log["loss"]) for log in trainer.state.log_history if "loss" in log]
+    assert [log[:2] for log in logs][:4] == [(3, 1), (4, 2), (6, 2), (8, 3)]
+    hidden, outputs = [loss for _, stage, loss in logs if stage < 3], [loss for *_, stage, loss in logs if stage == 3]
+    assert min(hidden) > 10 * max(outputs)  # a mean over the boundary would lie between
+
+
+class Wrapped(nn.Module):
+    """As adapters and prompts are put around a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, **batch: Any) -> Any:
+        return self.model(**batch)
+
+
+def test_labels_are_shifted_as_a_network_does_that_takes_what_it_is_given(tmp_path: Path) -> None:
+    rows, student = sentences(8), Wrapped(built(llama, 8, 1, 0))
+    args = TrainingArguments(tmp_path, max_steps=1, per_device_train_batch_size=8, learning_rate=0.0, use_cpu=True,
+                             label_names=["labels"], logging_steps=1, remove_unused_columns=False, report_to=[],
+                             disable_tqdm=True, save_strategy="no")  # fmt: skip
+    trainer = CurriculumTrainer(student, args, curriculum=curriculum.from_labels(), train_dataset=rows)
+    trainer.train()
+    ids = torch.stack([row["input_ids"] for row in rows])
+    own = student(input_ids=ids, labels=ids).loss.item()
+    assert trainer.shift_labels and trainer.state.log_history[0]["loss"] == pytest.approx(own, rel=1e-4)
+
+
+def test_labels_of_another_kind_are_to_be_left_out_of_the_rows() -> None:
+    student, teacher = nn.Linear(3, 5), nn.Linear(3, 5)
+    x, y = torch.randn(4, 6, 3), torch.randint(0, 5, (4, 2))
+    with pytest.raises(ValueError, match="leave out labels of another kind, as of CTC"):
+        Distiller(student, curriculum.one_shot(teacher), total=3, calibration=x)(x, y, 0)

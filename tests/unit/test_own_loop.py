@@ -687,3 +687,87 @@ def test_an_error_of_the_teachers_own_code_is_left_as_it_is() -> None:
         for step in range(12):
             distiller(X, None, step)
     assert "cannot read the batch" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [lambda loss: loss / 4, lambda loss: loss.div_(4), lambda loss: loss.add_(1).sum()])
+def test_what_is_done_to_a_loss_leaves_only_alone(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """An operation in place on a view would leave a hook of the loss behind, and FSDP2's own as well."""
+    student = small()
+    loss = host(student, Stage(Output(small(9, 1)), only=("3",)))(X, None, 0)
+    assert not loss._is_view() and loss.shape == ()
+    change(loss).backward()
+    assert [name for name, p in student.named_parameters() if p.grad is not None] == ["3.weight", "3.bias"]
+
+
+class Constant(nn.Module):
+    """Logits that sum to one by chance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([5.0, 1.0]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits.expand(len(x), 2)
+
+
+def test_a_sample_or_three_that_sum_to_one_are_no_probabilities() -> None:
+    student, few = Constant(), small()
+    distiller = Distiller(
+        student, curriculum.one_shot(few[:3] + nn.Sequential(nn.Linear(6, 2))), total=9, calibration=X
+    )
+    with torch.no_grad():
+        student.logits.copy_(torch.tensor([0.3, 0.7]))
+    assert distiller.evaluate(X[:3], None, 0) >= 0
+    refused(lambda: distiller.evaluate(X[:4], None, 0), "the student's outputs are probabilities")
+
+
+def test_arguments_in_another_order_and_masks_that_are_tensors_are_told() -> None:
+    refused(lambda: host(small(), Stage(Output(small(9))))(X, 0, Y), "step 'a tensor' is out of range")
+    refused(
+        lambda: host(small(), Stage(Hidden(small(9), "0", "0")), mask=torch.ones(32, 4)),
+        "mask must be the name of an entry of the batch, or a function of it, not a Tensor",
+    )
+    refused(lambda: host(small(), Stage(Output(nn.LazyLinear(3)))), "the teacher, a LazyLinear, has lazy modules")
+
+
+class Named(nn.Module):
+    """One logit a position, of ids and a mask; with `classes`, so many of a sample."""
+
+    def __init__(self, width: int, classes: int = 0) -> None:
+        super().__init__()
+        self.embed, self.head, self.classes = nn.Embedding(WORDS, width), nn.Linear(width, classes or 1), classes
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        h = self.embed(ids) * mask[..., None]
+        return self.head(h.mean(1)) if self.classes else self.head(h)[..., 0]
+
+
+def test_labels_that_the_batch_holds_are_told_in_a_plan_of_labels_too() -> None:
+    ids = torch.randint(0, WORDS, (8, LENGTH))
+    batch = {"ids": ids, "mask": torch.ones_like(ids)}
+    distiller = host(Named(6, 3), Stage(Labels()), calibration=batch)
+    refused(lambda: distiller(batch | {"labels": Y[:8]}, None, 0), "the batch holds labels: give them beside it")
+
+
+def test_one_logit_a_position_is_warned_of_where_a_mask_tells() -> None:
+    ids = torch.randint(0, WORDS, (8, LENGTH))
+    batch = {"ids": ids, "mask": (ids > 2).long()}
+    for classes, told in ((0, True), (3, False)):
+        student, teacher = built(lambda n=classes: Named(6, n)), built(lambda n=classes: Named(9, n), 1)
+        distiller = host(student, Stage(Output(teacher)), calibration=batch, mask="mask")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            distiller(batch, None, 0), distiller(batch, None, 1)
+        assert [str(w.message).split(": ")[-1] for w in caught] == [
+            "if they are one logit a position, match them by a signal of your own"
+        ] * told
+
+
+def test_building_leaves_buffers_of_observers_as_they_were() -> None:
+    student = small().train()
+    student.qconfig = torch.ao.quantization.get_default_qat_qconfig("x86")
+    student = torch.ao.quantization.prepare_qat(student)
+    student(X)
+    before = {name: buffer.clone() for name, buffer in student.named_buffers()}
+    Distiller(student, curriculum.one_shot(small(9)), total=9, calibration=50 * X)
+    assert before and all(torch.equal(buffer, before[name]) for name, buffer in student.named_buffers())

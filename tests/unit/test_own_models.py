@@ -208,7 +208,11 @@ def test_entries_that_are_not_one_a_sample(named: bool) -> None:
         def forward(self, ids: torch.Tensor, src_mask: torch.Tensor) -> torch.Tensor:
             return super().forward(nn.functional.one_hot(ids, 9).float().index_add(0, src_mask[1], torch.ones(2, 9)))
 
-    refused(lambda: host(Graph(9, 3), curriculum.from_labels(), edges), "entries that do not hold their samples first")
+    graph, y = Graph(9, 3), torch.arange(16) % 3  # its edges name nodes that two samples alone do not have
+    loss = host(graph, curriculum.from_labels(), edges)(edges, y, 0)
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(graph(**edges), y))
+    far = edges | {"src_mask": torch.tensor([[0, 99], [99, 0]])}
+    refused(lambda: host(Graph(9, 3), curriculum.from_labels(), far), "entries that do not hold their samples first")
 
 
 def test_an_encoder_decoder_teaches_only_with_its_decoders_inputs() -> None:
@@ -264,3 +268,67 @@ def test_places_and_ways_to_save_that_cannot_work(tmp_path: Path) -> None:
     refused(lambda: torch.save(distiller, tmp_path / "whole.pt"), r"save its state_dict\(\)", TypeError)
     few = nn.Sequential(nn.Embedding(4, 3))
     refused(lambda: host(few, curriculum.from_labels(), torch.arange(8)), "Sequential cannot read .* more ids")
+
+
+class Placed(nn.Module):
+    """Ids, and positions that all samples may share."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed, self.place, self.head = nn.Embedding(20, width), nn.Embedding(20, width), nn.Linear(width, 7)
+
+    def forward(self, ids: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.embed(ids) + self.place(places)))
+
+
+@pytest.mark.parametrize("rows", [6, 9])
+@pytest.mark.parametrize("lead", [True, False], ids=["(1, 9)", "(9,)"])
+@pytest.mark.parametrize("first", ["ids", "places"])
+def test_entries_that_all_samples_share(rows: int, lead: bool, first: str) -> None:
+    places = torch.arange(9)[None] if lead else torch.arange(9)
+    batch = {"ids": torch.arange(rows * 9).reshape(rows, 9) % 20, "places": places}
+    batch = {first: batch.pop(first), **batch}
+    student, teacher = built(lambda: Placed(4)), built(lambda: Placed(8), 1)
+    for plan in (curriculum.one_shot(teacher), curriculum.extracted(teacher, [("embed", "embed")], 2)):
+        assert host(student, plan, batch)(batch, None, 0) > 0
+    wanted = losses.distillation_loss(student(**batch), teacher(**batch)).mean()
+    torch.testing.assert_close(host(student, curriculum.one_shot(teacher), batch)(batch, None, 0), wanted)
+
+
+class Packed(nn.Module):
+    """Four patches of each sample, of all samples in one row, as models of pictures and text take them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.patch, self.embed, self.head = nn.Linear(3, width), nn.Embedding(20, width), nn.Linear(width, 7)
+
+    def forward(self, ids: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+        seen = self.patch(patches).unflatten(0, (len(ids), 4)).mean(1)
+        return self.head(torch.tanh(self.embed(ids) + seen[:, None]))
+
+
+@pytest.mark.parametrize("rows", [2, 4, 5])
+def test_entries_with_several_rows_a_sample(rows: int) -> None:
+    batch = {"ids": torch.arange(rows * 6).reshape(rows, 6) % 20, "patches": draw(4 * rows, 3)}
+    student, teacher = built(lambda: Packed(4)), built(lambda: Packed(8), 1)
+    wanted = losses.distillation_loss(student(**batch), teacher(**batch)).mean()
+    torch.testing.assert_close(host(student, curriculum.one_shot(teacher), batch)(batch, None, 0), wanted)
+    assert host(student, curriculum.extracted(teacher, [("embed", "embed")], 2), batch)(batch, None, 0) > 0
+
+
+class Convolved(nn.Module):
+    """Classes last, after a convolution that has its channels before positions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(3, width, 3, padding=1), nn.Linear(width, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(x).movedim(1, -1))
+
+
+def test_the_line_about_classes_after_a_convolution_names_what_helps() -> None:
+    x, y = draw(6, 3, 10), torch.arange(60).reshape(6, 10) % 5
+    plan = curriculum.one_shot(Convolved(16))
+    refused(lambda: host(Convolved(8), plan, x), r"and give labels \(calibration_labels\): they tell")
+    assert host(Convolved(8), plan, x, calibration_labels=y)(x, y, 0) > 0

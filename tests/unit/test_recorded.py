@@ -405,3 +405,47 @@ def test_padding_that_a_record_leaves_out_is_not_warned_of(tmp_path: Path) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         distiller(both["calibration"], None, 0, torch.arange(8))
+
+
+class Tokens(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(WORDS, width), nn.Linear(width, WORDS)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        return self.head(torch.tanh(self.embed(input_ids)))
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_record_of_rows_with_labels_leaves_padding_out_of_steps_without_them(labelled: bool, tmp_path: Path) -> None:
+    generator = seeding.generator(3, "rows")
+    ids = torch.randint(1, WORDS, (16, LENGTH), generator=generator)
+    mask = (torch.arange(LENGTH) < torch.randint(2, LENGTH, (16, 1), generator=generator)).long()
+    batch = {"input_ids": ids * mask, "attention_mask": mask}
+    asked = ids.masked_fill(mask == 0, IGNORE)
+    rows = [{name: entry[i] for name, entry in batch.items()} | ({"labels": asked[i]} if labelled else {})
+            for i in range(16)]  # fmt: skip
+    with seeding.global_rng(0, "init"):
+        teacher, student = Tokens(16), Tokens(8)
+    plan, fields = curriculum.one_shot(teacher), {"calibration": batch, "mask": "attention_mask"}
+    recorded.record(plan, student, rows, tmp_path, top_k=None, **fields)
+    kept = Distiller(student, recorded.plan(tmp_path), total=9, calibration=batch)
+    live = Distiller(student, plan, total=9, **fields)
+    for y in (None, asked):
+        torch.testing.assert_close(kept(batch, y, 0, range(16)), live(batch, y, 0), rtol=1e-3, atol=1e-5)
+
+
+def test_a_record_that_lost_its_mask_asks_for_labels(tmp_path: Path) -> None:
+    ids = torch.stack([row for row, _ in ROWS_OF])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    rows = [{name: entry[i] for name, entry in batch.items()} for i in range(ROWS)]
+    with seeding.global_rng(0, "init"):
+        teacher, student = Tokens(16), Tokens(8)
+    recorded.record(curriculum.one_shot(teacher), student, rows, tmp_path, calibration=batch, mask="attention_mask")
+    kept = Distiller(student, recorded.plan(tmp_path), total=9, calibration=batch)
+    targets = kept.plan.stages[0].signal.targets
+    get = targets.get
+    lost = lambda *args: {name: part for name, part in get(*args).items() if name != "mask"}  # noqa: E731
+    object.__setattr__(targets, "get", lost)
+    with pytest.raises(ValueError, match="has no mask of its outputs: give labels"):
+        kept(batch, None, 0, range(ROWS))
