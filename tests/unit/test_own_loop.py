@@ -771,3 +771,19 @@ def test_building_leaves_buffers_of_observers_as_they_were() -> None:
     before = {name: buffer.clone() for name, buffer in student.named_buffers()}
     Distiller(student, curriculum.one_shot(small(9)), total=9, calibration=50 * X)
     assert before and all(torch.equal(buffer, before[name]) for name, buffer in student.named_buffers())
+
+
+def test_a_teacher_that_moves_is_known_by_its_first_weights() -> None:
+    student, plan = small(), lambda mean: Stage(WeightedSum(((1.0, Labels()), (1.0, Output(mean)))))
+    mean = copy.deepcopy(student)
+    first, distiller = copy.deepcopy(mean), host(student, plan(mean))
+    with torch.no_grad():
+        for p in mean.parameters():
+            p.mul_(0.9)
+    saved, again = distiller.state_dict(), small(seed=5)
+    with pytest.raises(ValueError, match="of another curriculum"):
+        host(again, plan(copy.deepcopy(mean))).load_state_dict(saved)
+    resumed = host(again, plan(first))
+    resumed.load_state_dict(saved)
+    first.load_state_dict(mean.state_dict())
+    torch.testing.assert_close(resumed(X, Y, 3), distiller(X, Y, 3))
