@@ -34,7 +34,7 @@ _LIMIT = 100_000  # objects looked through before giving up
 _INSIDE: dict[type, tuple[str, ...]] = {  # what objects without attributes of their own stand for
     types.MethodType: ("__func__", "__self__"), types.CellType: ("cell_contents",), property: ("fget", "fset", "fdel"),
     staticmethod: ("__func__",), classmethod: ("__func__",), functools.cached_property: ("func",),
-    type(functools.cache(len)): ("__wrapped__",), RemovableHandle: (),
+    functools._lru_cache_wrapper: ("__wrapped__",), RemovableHandle: (),
 }  # fmt: skip
 _NOT_OF_A_FUNCTION = {"dispatch_cache", "cache_token", "_clear_cache"}  # what functools.singledispatch remembers
 _HOOKS = [name for name, table in vars(nn.Module()).items() if isinstance(table, dict) and "hook" in name]
@@ -174,6 +174,8 @@ class Walk:
             return {"list": self.values(thing, where)}
         if kind in _INSIDE:
             self.mode = "as it is"
+            if kind is functools._lru_cache_wrapper and source.is_own(thing.__wrapped__):
+                thing.cache_clear()  # what it once opened and kept is opened, and heard, again
             return {kind.__name__: self.values((getattr(thing, name, None) for name in _INSIDE[kind]), where)}
         if kind in source.BUILTIN:
             holder, known = source.builtin(thing)
@@ -295,4 +297,4 @@ def _follows(thing: Any, name: str) -> bool:
     kept = isinstance(made, functools.cached_property)
     if kept and source.is_own(type(thing)) and source.is_data(value):  # others may lead back to it
         return describe(made.func(thing)) == describe(value)
-    return kept
+    return kept and (value is thing or not (source.is_own(type(thing)) and source.is_own(type(value))))

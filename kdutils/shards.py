@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +238,17 @@ def write(path: Path, content: bytes) -> str:
         os.fsync(file.fileno())
     os.replace(beside, path)
     return hashlib.sha256(content).hexdigest()
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """A block in which one process of this machine is at a time, where the system knows locks of files."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:20]
+    with open(Path(tempfile.gettempdir(), f"kdutils-{name}.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

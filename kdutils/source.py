@@ -33,15 +33,12 @@ DYNAMIC = (eval, exec, globals, __import__, importlib.import_module, importlib.u
 _BY_NAME = {"modules", *(thing.__name__ for thing in DYNAMIC[:-1])}
 REACHING = {"__subclasses__", "__globals__", "f_globals"}  # attributes that reach them, whosever they are
 PYTHON = f"python {platform.python_version()}"
-BUILTIN = (
-    types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
-    types.ClassMethodDescriptorType,
-)  # fmt: skip
+BUILTIN = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.MethodWrapperType,
+           types.ClassMethodDescriptorType)  # fmt: skip
 _OF_TORCH = {"aten", "prim", "prims", "quantized", "_quantized", "onednn", "mkldnn", "mkl", "profiler", "c10d"}
 _DATA = {"bool", "int", "float", "complex", "str", "bytes", "Tensor", "ndarray"}  # kinds, by their names
 _CODE = types.FunctionType | types.BuiltinFunctionType | types.MethodDescriptorType | types.WrapperDescriptorType
 _LOOKUPS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
-
 _BESIDES = {  # what a class holds besides what was written in it, or follows from that
     "__module__", "__qualname__", "__doc__", "__slotnames__", "__annotations__", "__annotate_func__",
     "__annotations_cache__", "__firstlineno__", "__static_attributes__", "__orig_bases__", "__parameters__",
@@ -52,21 +49,26 @@ _BESIDES = {  # what a class holds besides what was written in it, or follows fr
 # ---- kdutils itself: the files that every run goes through, each as a whole ----
 
 
+def _file(room: str) -> Path:
+    whole = _ROOT / room.replace(".", "/")
+    return whole / "__init__.py" if whole.is_dir() else whole.with_suffix(".py")
+
+
 def tree(room: str) -> ast.Module:
-    return ast.parse((_ROOT / f"{room.replace('.', '/')}.py").read_text(encoding="utf-8"))
+    return ast.parse(_file(room).read_text(encoding="utf-8"))
 
 
 @functools.cache
-def rooms() -> tuple[str, ...]:
-    """The modules of kdutils that every run goes through: `lab.training` and all that its imports lead to."""
-    found = ["lab.training"]
+def rooms(of: str = "lab.training") -> tuple[str, ...]:
+    """The modules of kdutils that every run goes through: `lab.training` (or `of`) and all its imports lead to."""
+    found = [of]
     for room in found:
         for node in ast.walk(tree(room)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             inside = [name.removeprefix("kdutils.") for name in names if name.startswith("kdutils.")]
-            found += [n for n in inside if n not in found and (_ROOT / f"{n.replace('.', '/')}.py").is_file()]
+            found += [n for n in inside if n not in found and _file(n).is_file()]
     return tuple(sorted(found))
 
 

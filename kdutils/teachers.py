@@ -26,6 +26,10 @@ class Passes:
         self.copies: dict[int, tuple[nn.Module, list[int], nn.Module]] = {}
         self.forget()
 
+    def pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """The networks that were copied to be read, and their copies."""
+        return [(network, copy) for network, _, copy in self.copies.values()]
+
     def forget(self) -> None:
         """Hold the last inputs, and what was said of them, no longer."""
         self.said: dict[Any, tuple[nn.Module, Any, list[int], dict[str, torch.Tensor]]] = {}

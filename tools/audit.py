@@ -20,8 +20,8 @@ from scipy import stats
 from study import find, records_of
 
 from kdutils.lab.store import Store
-from kdutils.studies.records import ORDER, Records, kept, machine
-from kdutils.studies.study import COLUMNS, Cell, Study, work
+from kdutils.studies.records import ORDER, Records, kept
+from kdutils.studies.study import COLUMNS, Cell, Study, machine, work
 
 
 def cost(study: Study, records: Records, cell: Cell) -> float:

@@ -36,7 +36,7 @@ from kdutils.lab.record import Run
 from kdutils.lab.store import Store
 from kdutils.lab.training import train
 from kdutils.pages import explorers, plots
-from kdutils.studies.records import machine
+from kdutils.studies.study import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA, STILL = ROOT / "_static" / "film.json", ROOT / "_static" / "film.png"

@@ -34,9 +34,17 @@ def find(name: str, smoke: bool) -> Study:
 
 
 def records_of(study: Study, smoke: bool) -> Records:
-    """Where `KDUTILS_RESULTS` says, else in the book."""
-    folder = Path(os.environ.get("KDUTILS_RESULTS", "").strip() or ROOT / "book" / "results") / "studies"
-    return Records(folder / "smoke" if smoke else folder, study.name)
+    """Where `KDUTILS_RESULTS` says, else in the book; the end of the program where nothing can be written there."""
+    given = os.environ.get("KDUTILS_RESULTS", "").strip()
+    folder = (
+        Path(os.path.expandvars(given)).expanduser() / "studies" if given else ROOT / "book" / "results" / "studies"
+    )
+    folder = folder / "smoke" if smoke else folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(f"records cannot be kept in {folder} ({error.strerror}): set KDUTILS_RESULTS to another folder")
+    return Records(folder, study.name)
 
 
 def runs_of() -> Store:
@@ -145,5 +153,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("stopped: what is done is kept, and the same command goes on from here")

@@ -171,9 +171,10 @@ class Arm:
         return self.run.loss[:, self.members]
 
     def times(self, threshold: float, axis: str = "samples") -> Times:
-        """When each seed's held-out accuracy first reached `threshold`, in "samples" or "flops"."""
+        """When each seed's held-out accuracy (or score, in its direction) first reached `threshold`, in "samples" or
+        "flops"."""
         along = getattr(self.run, axis).astype(float)
-        reached = self.accuracy >= threshold
+        reached = self.accuracy >= threshold if self.run.higher_is_better else self.accuracy <= threshold
         first = np.where(reached.any(0), along[reached.argmax(0)], np.inf)
         return Times(first, float(along[-1]))
 
@@ -283,5 +284,6 @@ def fastest(threshold: float) -> Callable[[Arm], tuple[float, ...]]:
 
 
 def lowest_loss(arm: Arm) -> tuple[float]:
-    """A merit for `Arm.tuned`: the smallest median held-out loss at the end of the budget."""
-    return (-float(np.median(arm.loss[-1])),)
+    """A merit for `Arm.tuned`: the smallest median held-out loss at the end of the budget; what is no number, last."""
+    loss = float(np.median(arm.loss[-1]))
+    return (-math.inf if math.isnan(loss) else -loss,)

@@ -104,6 +104,16 @@ def from_store(
     )  # fmt: skip
 
 
+def changed(before: nn.Module, after: nn.Module) -> bool:
+    """Whether a teacher that was read is not as it was before, in a buffer or in what it keeps in Python."""
+    one, two = dict(before.named_buffers()), dict(after.named_buffers())
+    if one.keys() != two.keys() or not all(torch.equal(two[name].cpu(), held.cpu()) for name, held in one.items()):
+        return True
+    was, now = _memory(before, before), _memory(after, before)
+    keys = [key for key in was | now if key[1] != "training"]  # which is put into eval mode to be read
+    return any(key not in was or key not in now or not _alike(was[key], now[key]) for key in keys)
+
+
 def remembered(before: Ensemble, after: Ensemble) -> str | None:
     """The name of something that networks count or remember in Python, and that is not as it was before."""
     for one, two in zip(before.networks, after.networks, strict=True) if not before.stacks else ():
@@ -227,12 +237,13 @@ class Saved:
         if self.runs is None or time.perf_counter() < self.due or not hasattr(loop.update, "state"):
             return
         begun = time.perf_counter()
-        if loop.recalls or remembered(self.students, loop.students) is not None:  # what no state would hold
+        taught = any(changed(*pair) for pair in loop.students.passes.pairs())
+        if taught or loop.recalls or remembered(self.students, loop.students) is not None:  # what no state would hold
             self.due = float("inf")
             return
         new = {step: kept for step, kept in loop.snapshots.items() if step not in self.written}
         if new:
-            name = f"{self.key}-part{len(self.parts)}"
+            name = f"{self.key}-part{min(new)}to{max(new)}"  # another process may be at the same run
             self.runs.save(name, {f"{step}/{n}": t for step, kept in new.items() for n, t in kept.items()}, {})
             self.parts, self.written = [*self.parts, name], set(loop.snapshots)
         rule, plain = loop.update.state()

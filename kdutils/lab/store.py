@@ -60,11 +60,11 @@ def _touched() -> dict[str, Any]:
 
 
 @functools.cache
-def source_hash() -> str:
-    """SHA-256 of the modules that every run goes through, comments and docstrings left out: editing others keeps
-    finished runs."""
+def source_hash(of: str = "lab.training") -> str:
+    """SHA-256 of the modules that every run goes through (or `of` and what it imports), comments and docstrings left
+    out: editing others keeps finished runs."""
     h = hashlib.sha256()
-    for room in rooms():
+    for room in rooms(of):
         written = tree(room)
         for node in ast.walk(written):
             documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
@@ -76,7 +76,7 @@ def source_hash() -> str:
 
 def key(settings: dict[str, Any]) -> str:
     """The name of a run: a hash of its settings, of the code that produced it, and of torch's version and modes."""
-    modes = [str(torch.get_default_dtype()), torch.get_float32_matmul_precision()]
+    modes = [str(torch.get_default_dtype()), _precision()]
     cast = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
     modes += [f"{device} {torch.get_autocast_dtype(device)}" for device in cast]
     modes += [describe([*table.values()]) for table in _EVERYWHERE if table]
@@ -84,6 +84,13 @@ def key(settings: dict[str, Any]) -> str:
     modes += map(describe, torch.utils._python_dispatch._get_current_dispatch_mode_stack())
     code = [source_hash(), describe(_touched()), torch.__version__]
     return hashlib.sha256(_text([settings, code, modes]).encode()).hexdigest()[:20]
+
+
+def _precision() -> str:
+    """How exactly torch multiplies, by backend: torch's one word for all refuses to be read where one was set alone."""
+    of = torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul, torch.backends.mkldnn.conv
+    each = [str(getattr(backend, "fp32_precision", "none")) for backend in of]
+    return " ".join(["ieee" if one == "none" else one for one in each] + [str(torch.backends.mkldnn.enabled)])
 
 
 def unseen(settings: dict[str, Any]) -> list[str]:

@@ -96,20 +96,17 @@ def train(
     checks.one_of("mode", mode, ("eval", "train"))
     checks.one_process(students.skeleton)
     settings = {
-        "students": store.describe(students), "task": store.describe(task),
-        "curriculum": {"name": curriculum.name, "stages": [str(s.signal) for s in curriculum.stages],
-                       **store.describe(curriculum.stages)},
-        "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "held_out": held_out,
+        "students": store.describe(students), "task": store.describe(task), "curriculum": store.describe(curriculum),
+        "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "held_out": held_out, "version": version,
         "until": until, "keep_every": keep_every, "mode": mode, "device": students.device.type,
         "held out task": store.describe(held_out_task or task), "optimiser": store.describe(optimiser),
-        "version": version,
     }  # fmt: skip
-    key = store.key(settings)
+    key = store.key(settings)  # without the texts that follow, which may name places in memory
+    settings["curriculum"] |= {"name": curriculum.name, "stages": [str(s.signal) for s in curriculum.stages]}
     if runs is not None and not runs.accepts(settings):
         runs = None
     lengths = curriculum.lengths(steps)
-    stored = runs.load(key) if runs is not None else None
-    if stored is not None:
+    if runs is not None and (stored := runs.load(key)) is not None:
         return from_store(*stored, key, settings, students)
 
     cost.keep_freed_memory()
@@ -236,6 +233,9 @@ class _Loop:
         self._check_finite()
         with outside.drawing(self.students.skeleton):
             accuracy, loss = self.judge.scores(self.students)
+        if self.step == self.total and (lost := np.isnan(loss) & ~np.isnan(self.evaluations[0][3])).any():
+            self.first_bad[torch.from_numpy(lost)] = self.step  # by the last update, which no other step sees
+            self._check_finite(look=False)
         self.evaluations.append((self.step, self.flops_so_far, accuracy, loss))
         return accuracy
 
@@ -244,7 +244,7 @@ class _Loop:
         reached = (scores >= until if self.judge.higher_is_better else scores <= until).any(0)
         return bool(reached.reshape(-1, len(self.students.seeds)).all(1).any())
 
-    def _check_finite(self) -> None:
+    def _check_finite(self, look: bool = True) -> None:
         step, member = (v.item() for v in self.first_bad.min(0))
         if step == float("inf"):
             return
@@ -253,8 +253,7 @@ class _Loop:
         samples = Samples(self.task, self.students.seeds, self.batch, self.rates.device, self.students.drawn)
         for _ in range(int(step)):
             x, y = samples.next()
-        cause = cause_of_none(self.students, self.bound, x, y, member % len(x))
-        if cause:
+        if look and (cause := cause_of_none(self.students, self.bound, x, y, member % len(x))):
             raise ValueError(f"{where}{int(step)}: {cause}")
         raise DivergenceError(f"{where}{int(step)}: try a smaller learning rate, such as {lr / 3:.2g}", lr)
 

@@ -44,6 +44,11 @@ def label(choice: Mapping[str, float]) -> str:
     return ", ".join(f"{key} {value:g}" for key, value in choice.items())
 
 
+def parts(label: str) -> frozenset[str]:
+    """What a label says, in whatever order."""
+    return frozenset(label.split(", "))
+
+
 def wrong_with(arm: Mapping[str, Any], lab: str) -> str:
     """What is wrong with an arm's options in a lab, or nothing."""
     kind, recorded = arm.get("curriculum"), lab == "recorded"

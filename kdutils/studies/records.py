@@ -9,7 +9,6 @@ threads 56 s: they wait for each other. So: as many workers as cores, and one th
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import platform
@@ -27,6 +26,7 @@ import torch
 from kdutils import shards
 from kdutils.lab import store
 from kdutils.lab.stats import Times
+from kdutils.studies import plans
 from kdutils.studies.study import COLUMNS, Cell, Study, work
 
 ORDER = ["role", "size", "budget", "arm", "teacher", "choice", "rate", "seed", "sample", "step"]
@@ -59,7 +59,7 @@ class Records:
         folder = Path(folder)
         self.table_path, self.path = folder / f"{name}.csv.gz", folder / f"{name}.json"
         self.table, self.about, self.cells = pd.DataFrame(columns=list(COLUMNS)), {}, {}
-        if self.path.exists():
+        if self.path.exists() or self.table_path.exists():
             self._read()
 
     def _read(self) -> None:
@@ -75,7 +75,8 @@ class Records:
             self.cells, arms, budgets = (dict(self.about["cells"]), self.about["arms"], self.about["budgets"])
             path = self.table_path
             exact = dict.fromkeys(("rate", "flops", "accuracy", "loss"), float)  # older pandas rounds the last digit
-            table = pd.read_csv(path, keep_default_na=False, converters=exact)
+            texts = dict.fromkeys(("role", "size", "arm", "choice", "sample"), str)  # a size may be called "8"
+            table = pd.read_csv(path, keep_default_na=False, converters=exact, dtype=texts)
             if list(table) != list(COLUMNS):
                 raise ValueError(f"its columns are {', '.join(map(str, table))[:80]}")
         except (OSError, EOFError, ValueError, LookupError, TypeError, zlib.error) as error:
@@ -92,8 +93,14 @@ class Records:
         self.table = _only(table, self.cells)
 
     def has(self, study: Study, cell: Cell) -> bool:
-        """Whether `cell` is done, with the settings that the study has now."""
-        return self.cells.get(str(cell), {}).get("fingerprint") == study.fingerprint(cell)
+        """Whether `cell` is done, with the settings that the study has now, and as its tuning chose."""
+        if self.cells.get(str(cell), {}).get("fingerprint") != study.fingerprint(cell):
+            return False
+        tuning = self.cells.get(str(study.needs(cell)[-1]), {}) if cell.role == "students" else {}
+        if not (chosen := tuning.get("chosen")):
+            return True
+        rows, same = self.rows(cell), plans.parts(plans.label(chosen["choice"]))
+        return {plans.parts(one) for one in rows.choice} == {same} and {*rows.rate} <= {*chosen["rates"]}
 
     def rows(self, cell: Cell) -> pd.DataFrame:
         """The rows of one cell."""
@@ -102,16 +109,23 @@ class Records:
         return t[same & (t["size"] == cell.size)]
 
     def add(self, study: Study, cell: Cell, result: Mapping[str, Any]) -> None:
-        """Put a finished cell in the place of what was known of it, and write both files."""
+        """Put a finished cell in the place of what was known of it, and write both files, with what another process has
+        written there meanwhile."""
+        with shards.alone(self.path):
+            if self.path.exists():
+                self._read()
+            self._add(study, cell, result)
+
+    def _add(self, study: Study, cell: Cell, result: Mapping[str, Any]) -> None:
         known = {str(one) for one in study.cells()}
         self.cells = {name: about for name, about in self.cells.items() if name in known}
         new, old = pd.DataFrame(result["rows"], columns=list(COLUMNS)), self.table.drop(self.rows(cell).index)
         old = _only(old, self.cells)
         self.table = new if old.empty else pd.concat([old, new])
         self.cells[str(cell)] = {
-            "fingerprint": study.fingerprint(cell), "source": store.source_hash()[:16], "machine": machine(),
-            "torch": torch.__version__, "core-seconds": round(result["seconds"], 1),
-            **{key: result[key] for key in ("chosen", "facts") if result[key]},
+            "fingerprint": study.fingerprint(cell), "source": store.source_hash("studies.study")[:16],
+            "machine": result["machine"], "torch": result["torch"], "core-seconds": round(result["seconds"], 1),
+            **{key: result[key] for key in ("device", "chosen", "facts") if result.get(key)},
         }  # fmt: skip
         self.write(study)
 
@@ -194,21 +208,10 @@ def _only(table: pd.DataFrame, names: Iterable[str]) -> pd.DataFrame:
     return table[~pd.MultiIndex.from_frame(table[[one.name for one in fields(Cell)]]).isin(others)]
 
 
-def machine() -> str:
-    """The kind of machine, without its name: on two of one kind a run gives the same numbers.
-
-    A hash stands for what a processor can do and for its caches: by these a library chooses how it adds up.
-    """
-    can = getattr(torch.cpu, "get_capabilities", dict)()
-    text = json.dumps({name: value for name, value in can.items() if not name.startswith("num_")}, sort_keys=True)
-    kind = f"{torch.backends.cpu.get_cpu_capability()} {hashlib.sha256(text.encode()).hexdigest()[:6]}"
-    return f"{platform.machine()}, {kind}, {torch.get_num_threads()} threads"
-
-
 def _task(study: Study, cell: Cell, root: str, chosen: Any, device: str, source: str) -> str:
     """Do one cell on a worker; the name under which the store keeps it."""
     torch.set_num_threads(1)
-    if store.source_hash() != source:
+    if store.source_hash("studies.study") != source:
         raise RuntimeError("the worker's kdutils is another version than the one that sent the cell: install the same")
     return work(study, cell, store.Store(root), chosen, device)["key"]
 
@@ -258,9 +261,10 @@ def complete(
         try:
             found = result()
             records.add(study, cell, found)
-            each(cell, found["seconds"], len(waiting) + len(running))
         except Exception as error:  # the other cells go on; all failures are named at the end
             failed[cell] = f"{type(error).__name__}: {error}"
+        else:
+            each(cell, found["seconds"], len(waiting) + len(running))
 
     def fetch(future: Any) -> Mapping[str, Any]:
         found = runs.load(future.result())
@@ -276,7 +280,8 @@ def complete(
                 done(cell, lambda cell=cell, chosen=chosen: work(study, cell, runs, chosen, device))
                 break
             future = client.submit(
-                _task, study, cell, str(runs.root.resolve()), chosen, device, store.source_hash(),
+                _task, study, cell, str(runs.root.resolve()), chosen, device,
+                store.source_hash("studies.study"),
                 key=f"{study.name} {cell} {study.fingerprint(cell)}", priority=len(waiting), pure=False,
             )  # fmt: skip
             running[future] = cell

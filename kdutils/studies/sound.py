@@ -66,6 +66,14 @@ def _faults(study: Any) -> Iterator[str]:
         if not isinstance(getattr(study, table), Mapping):
             yield f"{table} has to be a table, not {getattr(study, table)!r}"
             return
+    for table, of in (("arms", study.arms), ("sizes", study.sizes)):
+        if not of:
+            yield f"{table} is empty: a study has one at least"
+        if wrong := [
+            key for key, value in of.items() if not isinstance(value, Mapping) or (table == "arms" and not key)
+        ]:
+            yield f"[{table}.{wrong[0]!r}] has to be a table with a name, not {of[wrong[0]]!r}"
+            return
     for key, each, what in (
         ("budgets", count, "whole numbers above 0"), ("teachers", seed, "seeds"), ("main", name, "arms"),
     ):  # fmt: skip

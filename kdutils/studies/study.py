@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import platform
 import time
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -116,7 +117,7 @@ class Study:
         return cls(path.stem, **data)
 
     def __post_init__(self) -> None:
-        if self.lab not in LABS:
+        if self.lab not in [*LABS]:
             raise ValueError(f"{self.name}: unknown lab {self.lab!r}; choose one of {', '.join(LABS)}")
         if wrong := sound.wrong_with(self):
             raise ValueError(f"{self.name}: {wrong}")
@@ -130,6 +131,9 @@ class Study:
         for name, arm in self.arms.items():
             if wrong := plans.wrong_with(arm, self.lab):
                 raise ValueError(f"{self.name}: arm {name!r} {wrong}")
+        cells = self.cells()
+        if twice := {str(one) for one in cells if str(one) in {str(other) for other in cells if other != one}}:
+            raise ValueError(f"{self.name}: two cells are called {min(twice)!r}: name an arm or a size otherwise")
         seeds = {10 * i + n for i in range(len(self.teachers)) for n in range(1, self.students + 1)}
         if self.students > 9 or seeds & {*self.tuning["seeds"], *itertools.chain(*map(self.taught, self.sizes))}:
             raise ValueError(f"{self.name}: at most 9 students, with seeds of their own; {sorted(seeds)} are not")
@@ -186,7 +190,8 @@ def work(
         "key" in the store; "rows" as in `COLUMNS`; "chosen" by a tuning: the choice, and its learning rates, best
         first; "facts"; "seconds" of the processor, those of the teacher apart.
     """
-    key = store.key({"cell": study.fingerprint(cell), "chosen": chosen, "device": device})
+    code = store.source_hash("studies.study")
+    key = store.key({"cell": study.fingerprint(cell), "chosen": chosen, "device": device, "code": code})
     if (found := runs.load(key)) is not None:
         return {"key": key, **found[1]}  # the store keeps the key to itself
     lab, started = study.build(cell, runs, device), time.process_time()
@@ -220,9 +225,21 @@ def work(
                         raise
             rows = _rows(cell, lab, run, range(len(run.students)), plans.label(choice))
             result |= {"rows": rows, "facts": lab.facts(run)}
-    result["seconds"] = time.process_time() - started
+    result |= {"seconds": time.process_time() - started, "machine": machine(), "torch": torch.__version__}
+    result |= {"device": device} if device != "cpu" else {}
     runs.save(key, {"none": torch.zeros(1)}, result)
     return result
+
+
+def machine() -> str:
+    """The kind of machine, without its name: on two of one kind a run gives the same numbers.
+
+    A hash stands for what a processor can do and for its caches: by these a library chooses how it adds up.
+    """
+    can = getattr(torch.cpu, "get_capabilities", dict)()
+    text = json.dumps({name: value for name, value in can.items() if not name.startswith("num_")}, sort_keys=True)
+    kind = f"{torch.backends.cpu.get_cpu_capability()} {hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return f"{platform.machine()}, {kind}, {torch.get_num_threads()} threads"
 
 
 def _rows(

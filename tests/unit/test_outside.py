@@ -1,5 +1,6 @@
 """What a task, a signal or a network reads from outside while it runs: such a run is kept only with a `version`."""
 
+import functools
 import os
 import random
 import warnings
@@ -330,3 +331,69 @@ def test_a_part_draws_if_it_does_so_each_time(times: tuple[int, ...], drawn: boo
     assert list(found) == (["random numbers of `random` that `Linear` draws without a generator"] if drawn else [])
     if not times:
         assert random.getstate() == before and len(calls) == 1
+
+
+class Scored:
+    """Judged on a part of the samples that is drawn from the global stream."""
+
+    def __init__(self, draws: bool) -> None:
+        self.draws = draws
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randn(n, 3, generator=generator)
+        return x, (x[:, 0] > 0).long()
+
+    def score(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        some = torch.randperm(len(y))[:8] if self.draws else slice(8)
+        return (outputs[some].argmax(-1) == y[some]).float().mean()
+
+
+def test_a_score_that_draws_is_not_kept(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="random numbers of `torch` that `Scored` draws without a generator"):
+        fit(Scored(True), Store(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(Scored(False), Store(tmp_path))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+FILE: list[Path] = []
+
+
+@functools.cache
+def shift() -> float:
+    return float(FILE[-1].read_text())
+
+
+class Held:
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+
+class Caching:
+    """What it reads from a file was read, and kept, before a training."""
+
+    def __init__(self, path: Path, by: str) -> None:
+        self.path, self.by = path, by
+
+    @functools.cached_property
+    def held(self) -> Held:
+        return Held(float(self.path.read_text()))
+
+    def sample(self, n: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.randn(n, 3, generator=generator)
+        return x + (shift() if self.by == "function" else self.held.value), (x[:, 0] > 0).long()
+
+
+@pytest.mark.parametrize("by", ["function", "property"])
+@pytest.mark.filterwarnings("ignore:this run is not kept")
+def test_what_was_read_and_kept_before_a_training_is_not_stale(by: str, tmp_path: Path) -> None:
+    path, losses = tmp_path / "shift.txt", []
+    FILE.append(path)
+    for value in ("0", "9"):
+        path.write_text(value)
+        shift.cache_clear()  # as a new kernel does
+        task = Caching(path, by)
+        task.sample(3, torch.Generator())
+        losses.append([fit(task, runs).loss[-1].item() for runs in (Store(tmp_path / "runs"), None)])
+    assert losses[0][0] == losses[0][1] != losses[1][0] == losses[1][1]

@@ -318,3 +318,66 @@ def test_what_is_kept_in_python_starts_anew(which: str, how: str, tmp_path: Path
     keeps = how in (("stream", "tensor", "list", "empty buffer") if which == "network" else
                     ("stream", "count", "mean", "loss"))  # fmt: skip
     assert (runs.taken is None) == keeps
+
+
+class Smoothed(nn.Module):
+    """A teacher that keeps a mean of what it said: in a buffer, as a number, or by a stream of its own."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.net, self.how = MLP(6, 24), how
+        if how == "buffer":
+            self.register_buffer("moved", torch.zeros(1))
+        elif how == "number":
+            self.moved = 0.0
+        else:
+            self.stream = torch.Generator().manual_seed(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "stream":
+            return self.net(x) + torch.randn(2, generator=self.stream)
+        self.moved += 0.1
+        return self.net(x) + self.moved * torch.tensor([1.0, -1.0])
+
+
+@pytest.mark.parametrize("how", ["buffer", "number", "stream"])
+def test_a_run_whose_teacher_keeps_something_begins_anew(how: str, tmp_path: Path) -> None:
+    def fit(runs: Store | None) -> Run:
+        return train(Ensemble(partial(MLP, 6, 8), (1,)), TASK, curriculum.one_shot(Smoothed(how)), steps=14, batch=8,
+                     held_out=32, runs=runs, save_every=0)  # fmt: skip
+
+    def stopping(frame: Any, event: str, argument: Any) -> None:
+        if event == "return" and frame.f_code is Saved.tick.__code__ and frame.f_locals["loop"].step == 9:
+            raise KeyboardInterrupt
+
+    torch.manual_seed(0)
+    sys.setprofile(stopping)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Store(tmp_path))
+    sys.setprofile(None)
+    assert not list(tmp_path.glob("*-state*"))
+    torch.manual_seed(0)
+    again = fit(Store(tmp_path))
+    torch.manual_seed(0)
+    same(again, fit(None))
+
+
+def test_copies_of_two_processes_at_one_run_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    class Blind(Stopping):
+        """A process that began when nothing was saved, and saves its state once, late."""
+
+        def load(self, key: str) -> None:
+            return None
+
+    def fit(runs: Store | None, every: float) -> Run:
+        return train(Ensemble(partial(MLP, 6, 8), (1,)), TASK, curriculum.from_labels(), steps=14, batch=8,
+                     held_out=32, keep_every=4, runs=runs, save_every=every)  # fmt: skip
+
+    for stop, every in ((5, 0), (9, 0)):
+        with pytest.raises(KeyboardInterrupt):
+            fit(Blind(tmp_path, stop), every)
+    names = {path.name.split("-part")[1].split(".")[0] for path in tmp_path.glob("*-part*")}
+    assert names == {"4to4", "8to8"}
+    run = fit(Store(tmp_path), 100)
+    assert sorted(run.snapshots) == [4, 8, 12]
+    same(run, fit(None, 100))

@@ -1,6 +1,8 @@
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -465,3 +467,14 @@ def test_a_choice_that_diverges_everywhere_is_left_out(fake_run: MakeRun) -> Non
     assert found.choice == {"steps": 1}
     with pytest.raises(DivergenceError):
         stats.tune(fit, [9], [0.1, 1.0], {"steps": [2, 4]}, stats.lowest_loss, 0)
+
+
+def test_a_run_that_ends_in_no_number_is_never_chosen() -> None:
+    ends = [np.array([[float("nan")]]), np.array([[0.7]])]
+    arms = [SimpleNamespace(loss=loss) for loss in ends]
+    assert max(arms, key=stats.lowest_loss) is arms[1] and max(arms[::-1], key=stats.lowest_loss) is arms[1]
+
+
+def test_a_score_that_is_better_small_is_reached_from_above(fake_run: MakeRun) -> None:
+    run = replace(fake_run([[0.4], [0.2], [0.0]], [1]), higher_is_better=False)
+    assert Arm(run, 1.0, (1,)).times(0.05).median == 80 and Arm(run, 1.0, (1,)).times(0.2).median == 40

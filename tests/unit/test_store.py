@@ -23,6 +23,7 @@ from kdutils.lab import store, training
 from kdutils.lab.ensemble import Ensemble
 from kdutils.lab.store import Store
 from kdutils.lab.training import train
+from kdutils.signals import Labels
 from kdutils.tasks.models import MLP
 from kdutils.tasks.parity import SparseParity
 
@@ -503,3 +504,47 @@ def test_functions_put_into_libraries_count(monkeypatch: pytest.MonkeyPatch) -> 
     before = store.describe(network)["sha256"]
     monkeypatch.setattr(nn.functional, "gelu", lambda x, approximate="none": x)
     assert store.describe(network)["sha256"] != before
+
+
+@dataclass(frozen=True)
+class Shared(Curriculum):
+    """A curriculum of one's own, whose stages share the budget."""
+
+    share: float = 0.5
+
+    def lengths(self, total: int) -> list[int]:
+        return [int(self.share * total), total - int(self.share * total)]
+
+
+def test_a_curriculum_of_ones_own_counts_as_a_whole() -> None:
+    stages = (curriculum.Stage(Labels(), 5), curriculum.Stage(Labels()))
+    keys = {share: run_key(Shared("shared", stages, share=share)) for share in (0.2, 0.8)}
+    assert keys[0.2] != keys[0.8] and run_key(Shared("shared", stages, share=0.2)) == keys[0.2]
+
+
+class Plain:
+    """The least that a signal has to have."""
+
+    def bind(self, students: Any, x: Any, y: Any = None) -> Any:
+        return Labels().bind(students, x, y)
+
+
+def test_a_signal_without_a_text_of_its_own_is_found_again() -> None:
+    keys = {run_key(Curriculum("own", (curriculum.Stage(Plain()),))) for _ in range(2)}
+    assert len(keys) == 1, "the text of an object names its place in memory"
+
+
+PRECISE = """
+import torch
+from kdutils.lab import store
+before = store.key({"steps": 1})
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+print(store.key({"steps": 1}) != before)
+torch.backends.cuda.matmul.fp32_precision = "ieee"
+print(store.key({"steps": 1}) == before)
+"""
+
+
+def test_how_exactly_backends_multiply_counts_however_it_was_set() -> None:
+    done = subprocess.run([sys.executable, "-c", PRECISE], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["True", "True"], done.stderr[-500:]

@@ -8,21 +8,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from kdutils import curriculum
-from kdutils.lab import stats
+from kdutils import curriculum, source
+from kdutils.lab import stats, store
 from kdutils.lab.lab import THRESHOLD
 from kdutils.lab.store import Store
 from kdutils.studies import plans
 from kdutils.studies import study as studies
 from kdutils.studies.plans import plan
-from kdutils.studies.records import ORDER, Records, complete, kept, machine
-from kdutils.studies.study import COLUMNS, Cell, Study, work
+from kdutils.studies.records import ORDER, Records, complete, kept
+from kdutils.studies.study import COLUMNS, Cell, Study, machine, work
 from kdutils.tasks.parity import SparseParity
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,6 +185,11 @@ def test_a_size_may_have_teachers_of_its_own(small: Study) -> None:
         ({"sizes": {"wide": 3}}, r"\[sizes.'wide'\] has to be a table"),
         ({"thinned": "tuning"}, "thinned has to be a list"),
         ({"tuning": {"seeds": [12], "rates": [1.0], "extensions": 0}}, "seeds of their own"),
+        ({"arms": {}}, "arms is empty"),
+        ({"arms": {"labels": "labels"}}, r"\[arms.'labels'\] has to be a table with a name, not 'labels'"),
+        ({"arms": {"": {"curriculum": "labels"}}}, "has to be a table with a name"),
+        ({"sizes": {}}, "sizes is empty"),
+        ({"lab": ["parity"]}, "unknown lab"),
         ({"expected": "ahead"}, "expected has to be a list of tables"),
         *(
             (
@@ -597,3 +603,60 @@ def test_the_kind_of_machine_is_what_its_processor_can_do(monkeypatch: pytest.Mo
             monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can, n=cores: {**can, "num_cores": n})
             kinds.append(machine())
     assert kinds[::2] == kinds[1::2] and len(set(kinds)) == 3
+
+
+def test_code_that_a_study_goes_through_counts_in_its_cells(small: Study, tmp_path: Path, monkeypatch: Any) -> None:
+    runs, cell = Store(tmp_path), small.cells()[0]
+    first = work(small, cell, runs)["key"]
+    assert work(small, cell, runs)["key"] == first
+    assert {"studies.plans", "tasks.parity", "lab.lab", "lab.arms", "probes"} <= set(source.rooms("studies.study"))
+    known = store.source_hash
+    monkeypatch.setattr(store, "source_hash", lambda of="lab.training": known(of) + "edited" * (of != "lab.training"))
+    assert work(small, cell, runs)["key"] != first
+
+
+def test_two_processes_keep_what_each_of_them_has_found(small: Study, tmp_path: Path) -> None:
+    one, two, runs = Records(tmp_path, "small"), Records(tmp_path, "small"), Store(tmp_path / "runs")
+    cells = [cell for cell in small.cells() if cell.role == "teacher"]
+    for records, cell in zip((one, two), cells, strict=True):
+        records.add(small, cell, work(small, cell, runs))
+    assert all(Records(tmp_path, "small").has(small, cell) for cell in cells)
+
+
+def test_a_table_without_its_summary_is_refused(small: Study, tmp_path: Path) -> None:
+    records, cell = Records(tmp_path, "small"), small.cells()[0]
+    records.add(small, cell, work(small, cell, Store(tmp_path / "runs")))
+    records.path.unlink()
+    with pytest.raises(ValueError, match=r"small.json is damaged or missing"):
+        Records(tmp_path, "small")
+
+
+def test_students_of_another_choice_than_their_tunings_are_done_again(small: Study, tmp_path: Path) -> None:
+    records, _ = run(small, tmp_path)
+    tuning, students = (Cell(role, 0, 60, "extraction") for role in ("tuning", "students"))
+    assert records.has(small, students)
+    chosen = records.cells[str(tuning)]["chosen"]
+    records.cells[str(tuning)]["chosen"] = {**chosen, "choice": {"share": chosen["choice"]["share"] / 2}}
+    assert not records.has(small, students)
+    records.cells[str(tuning)]["chosen"] = {**chosen, "rates": [99.0]}
+    assert not records.has(small, students)
+
+
+def test_names_of_sizes_and_arms_that_are_numbers_or_alike(small: Study, tmp_path: Path) -> None:
+    numbered = replace(small, sizes={"8": {}, "09": {"d": 9}}, arms={"labels": {"curriculum": "labels"}})
+    records, _ = run(numbered, tmp_path)
+    assert all(records.has(numbered, cell) for cell in numbered.cells())
+    assert all(Records(tmp_path, "small").has(numbered, cell) for cell in numbered.cells())
+    both = {"labels": {"curriculum": "labels"}, "labels, big": {"curriculum": "one-shot"}}
+    with pytest.raises(ValueError, match="two cells are called 'students 0, 60 steps, labels, big'"):
+        replace(small, arms=both, sizes={"": {}, "big": {"d": 9}})
+
+
+def test_what_a_listener_raises_is_no_failure_of_the_cell(small: Study, tmp_path: Path) -> None:
+    def each(*_: object) -> None:
+        raise BrokenPipeError
+
+    records = Records(tmp_path, "small")
+    with pytest.raises(BrokenPipeError):
+        complete(small, records, Store(tmp_path / "runs"), each=each)
+    assert Records(tmp_path, "small").has(small, small.cells()[0])

@@ -356,3 +356,10 @@ print(before, mapped(7_000_000))
     before, after = map(int, done.stdout.split())
     assert before >= 4 * 5_000_000
     assert after == 0
+
+
+def test_a_run_whose_last_update_ruins_it_has_diverged() -> None:
+    with pytest.raises(
+        DivergenceError, match=r"learning rate 1e\+30\) was not a finite number at step 1: try a smaller"
+    ):
+        fit(curriculum.from_labels(), group(rates=(0.1, 1e30)), steps=1, evaluate_every=1)
