@@ -180,16 +180,16 @@ class Ensemble:
                 slopes = torch.autograd.grad(total, wanted, allow_unused=True) if total.requires_grad else ()
             return [v.detach() for v in (*values.values(), *buffers.values(), *slopes) if v is not None]
 
+        lone = len(self) == 1 or models.alone(self.skeleton)
         self._compare(x, paths)
         with seeding.global_rng(0, device=self.device):
             for _ in range(3):  # other threads of a program draw, too, now and then
-                before = seeding.global_state(self.device)
-                alone = tried(lambda p: self._one_by_one(x, paths, p, None))
+                before, alone = seeding.global_state(self.device), tried(lambda p: self._one_by_one(x, paths, p, None))
                 if seeding.global_state(self.device) == before:
                     break
             else:
                 return _Way.NOISY
-        if len(self) == 1 or models.alone(self.skeleton):
+        if lone:
             return _Way.ONE_BY_ONE
         try:
             before = checks.attributes(self.skeleton)

@@ -95,14 +95,15 @@ def train(
     until = None if until is None else checks.number("until", until)
     checks.one_of("mode", mode, ("eval", "train"))
     checks.one_process(students.skeleton)
+    own = curriculum.stages if type(curriculum) is Curriculum else curriculum  # a subclass may say more
     settings = {
-        "students": store.describe(students), "task": store.describe(task), "curriculum": store.describe(curriculum),
-        "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "held_out": held_out, "version": version,
-        "until": until, "keep_every": keep_every, "mode": mode, "device": students.device.type,
-        "held out task": store.describe(held_out_task or task), "optimiser": store.describe(optimiser),
+        "students": store.describe(students), "task": store.describe(task), "mode": mode, "version": version,
+        "curriculum": {"name": curriculum.name, **store.describe(own)}, "optimiser": store.describe(optimiser),
+        "held out task": store.describe(held_out_task or task), "held_out": held_out, "device": students.device.type,
+        "steps": steps, "batch": batch, "evaluate_every": evaluate_every, "until": until, "keep_every": keep_every,
     }  # fmt: skip
     key = store.key(settings)  # without the texts that follow, which may name places in memory
-    settings["curriculum"] |= {"name": curriculum.name, "stages": [str(s.signal) for s in curriculum.stages]}
+    settings["curriculum"]["stages"] = [str(s.signal) for s in curriculum.stages]
     if runs is not None and not runs.accepts(settings):
         runs = None
     lengths = curriculum.lengths(steps)
