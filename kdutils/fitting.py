@@ -108,7 +108,7 @@ def decoder_inputs(network: nn.Module) -> tuple[Callable[[Any], Any] | None, boo
     of_ids = getattr(network, "main_input_name", "input_ids") == "input_ids" or not network.can_generate()
     shift = getattr(sys.modules.get(type(network).__module__), "shift_tokens_right", None)  # as its own forward does
     if make is None and shift is not None and network.can_generate():
-        own = {*inspect.signature(shift).parameters, "pad_token_id"} & {"pad_token_id", "decoder_start_token_id"}
+        own = {*inspect.signature(shift).parameters} & {"pad_token_id", "decoder_start_token_id"}
         make = partial(shift, **{name: getattr(config, name, None) for name in own})
     return make, make is not None or not of_ids
 

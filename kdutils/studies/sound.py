@@ -111,8 +111,8 @@ def _expected(study: Any) -> Iterator[str]:
             yield f"{where} needs a list of the study's budgets, not {said['budgets']!r}"
         if said["ends"] not in [*ENDS]:
             yield f"{where} cannot end {said['ends']!r}: choose one of {', '.join(ENDS)}"
-        if said.get("size", next(iter(study.sizes), "")) not in [*study.sizes]:
-            yield f"{where} has the size {said['size']!r}; the sizes are {', '.join(map(repr, study.sizes))}"
+        if (size := said.get("size", "")) not in [*study.sizes]:
+            yield f"{where} has the size {size!r}; the sizes are {', '.join(map(repr, study.sizes))}"
 
 
 def _tuning(tuning: Mapping[str, Any]) -> Iterator[str]:

@@ -13,6 +13,7 @@ import json
 import platform
 import time
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -131,8 +132,8 @@ class Study:
         for name, arm in self.arms.items():
             if wrong := plans.wrong_with(arm, self.lab):
                 raise ValueError(f"{self.name}: arm {name!r} {wrong}")
-        cells = self.cells()
-        if twice := {str(one) for one in cells if str(one) in {str(other) for other in cells if other != one}}:
+        named = Counter(map(str, self.cells()))
+        if twice := [name for name, count in named.items() if count > 1]:
             raise ValueError(f"{self.name}: two cells are called {min(twice)!r}: name an arm or a size otherwise")
         seeds = {10 * i + n for i in range(len(self.teachers)) for n in range(1, self.students + 1)}
         if self.students > 9 or seeds & {*self.tuning["seeds"], *itertools.chain(*map(self.taught, self.sizes))}:
