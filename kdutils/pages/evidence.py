@@ -98,8 +98,9 @@ class Recorded:
                 if (name := str(Cell("tuning", self.taught[0], budget, arm, self.size))) not in self.about["cells"]:
                     continue
                 chosen, rows = self.about["cells"][name]["chosen"], t[(t.arm == arm) & (t.budget == budget)]
-                own = rows.choice.map(plans.parts) == plans.parts(plans.label(chosen["choice"]))
-                tried = {"rate": {*self.about["tuning"]["rates"], *rows[own].rate}}
+                same = plans.parts(plans.label(chosen["choice"]))
+                own = {rate for one, rate in zip(rows.choice, rows.rate, strict=True) if plans.parts(one) == same}
+                tried = {"rate": {*self.about["tuning"]["rates"], *own}}
                 seen = [part.rsplit(" ", 1) for choice in rows.choice.unique() for part in choice.split(", ") if part]
                 for key in chosen["choice"]:
                     tried[key] = {*options[key], *(float(value) for own, value in seen if own == key)}

@@ -189,3 +189,11 @@ def test_tunings_that_accuracy_would_have_decided_otherwise_are_counted(tmp_path
     ends = {("share 0.1", 0.1): (0.8, accuracy), ("share 0.2", 0.1): (0.9, 0.5)}
     chosen = {"choice": {"share": 0.1}, "rates": [0.1]}
     assert tuned(tmp_path, ends, chosen).otherwise() == (other, 1)
+
+
+def test_choices_of_every_committed_study_can_be_told():
+    """Also where the rows of a tuning are not kept."""
+    for path in sorted(FOLDER.glob("*.json")):
+        study = evidence.study(path.stem, 0.95, folder=FOLDER)
+        for size in study.about.get("sizes", {"": {}}):
+            assert replace(study, size=size).outermost()
