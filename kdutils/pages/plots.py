@@ -76,9 +76,8 @@ def name_ends(ax: Axes, ends: Mapping[str, tuple[float, float]], gap: float = 15
     ax.figure.draw_without_rendering()  # only then the layout says how high the axes are
     apart = gap * ax.figure.dpi / 72 / ax.get_window_extent().height
     for _ in range(200):  # neighbours that are too near push each other away
-        push = np.clip(apart - np.diff(places), 0, None) / 2
-        places[:-1] -= push
-        places[1:] += push
+        places -= np.diff(np.clip(apart - np.diff(places), 0, None) / 2, prepend=0, append=0)
+    places += max(0, 0.03 - places[0])  # the lowest would cover what stands below the axes
     for index, name in enumerate(ends):
         beside = name in outer
         place = (1, places[outer.index(name)]) if beside else tuple(at[name])

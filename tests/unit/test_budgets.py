@@ -167,6 +167,7 @@ def test_names_stand_apart():
     heights = sorted(places[name][1] for name in ("labels", "one-shot", "joint"))
     tall = ax.get_window_extent().height * 72 / ax.figure.dpi  # points
     assert np.diff(heights).min() * tall >= 19.8 and places["extraction"][0] < places["joint"][0]
+    assert heights[0] >= 0.03, "the lowest would cover the axis"
     plt.close(figure)
 
 
